@@ -1,0 +1,21 @@
+//! What travels, and by which rules. No I/O, no async runtime, no clock.
+//!
+//! - [`key`], [`name`]: who and where ([`NodeId`], [`EventId`], [`Namespace`])
+//! - [`event`]: the signed event in stages, [`RawEvent`] → [`Event`]
+//! - [`filter`], [`cursor`]: which events, from where
+//! - [`frame`], [`error`]: the one frame, the one error
+
+pub mod cursor;
+pub mod error;
+pub mod event;
+pub mod filter;
+pub mod frame;
+pub mod key;
+pub mod name;
+
+pub use cursor::{Cursor, Position};
+pub use error::{Code, Problem};
+pub use event::{Event, EventError, EventLimits, RawEvent, SigningKey};
+pub use filter::Filter;
+pub use key::{EventId, NodeId};
+pub use name::Namespace;
