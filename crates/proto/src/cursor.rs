@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use crate::{error::Problem, key::EventId};
+use crate::error::Problem;
 
 /// Which order a cursor walks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,10 +11,10 @@ pub enum Position {
     AfterSeq(u64),
     /// Before the event with this `seq`, in reverse order of arrival.
     BeforeSeq(u64),
-    /// After (`created_at_ns`, `id`), oldest first.
-    AfterTime(u64, EventId),
-    /// Before (`created_at_ns`, `id`), newest first.
-    BeforeTime(u64, EventId),
+    /// After (`created_at_ns`, `seq`), oldest first.
+    AfterTime(u64, u64),
+    /// Before (`created_at_ns`, `seq`), newest first.
+    BeforeTime(u64, u64),
 }
 
 /// A position, and the log that it is a position of.
@@ -29,19 +29,19 @@ const VERSION: u8 = 1;
 
 impl Cursor {
     pub fn encode(&self) -> String {
-        let mut bytes = Vec::with_capacity(46);
+        let mut bytes = Vec::with_capacity(22);
         bytes.push(VERSION);
         bytes.extend_from_slice(&self.log.to_be_bytes());
-        let (tag, number, id) = match self.position {
+        let (tag, number, seq) = match self.position {
             Position::AfterSeq(seq) => (0, seq, None),
             Position::BeforeSeq(seq) => (1, seq, None),
-            Position::AfterTime(ns, id) => (2, ns, Some(id)),
-            Position::BeforeTime(ns, id) => (3, ns, Some(id)),
+            Position::AfterTime(ns, seq) => (2, ns, Some(seq)),
+            Position::BeforeTime(ns, seq) => (3, ns, Some(seq)),
         };
         bytes.push(tag);
         bytes.extend_from_slice(&number.to_be_bytes());
-        if let Some(id) = id {
-            bytes.extend_from_slice(id.as_bytes());
+        if let Some(seq) = seq {
+            bytes.extend_from_slice(&seq.to_be_bytes());
         }
         URL_SAFE_NO_PAD.encode(bytes)
     }
@@ -66,13 +66,14 @@ fn parse(bytes: &[u8]) -> Option<Cursor> {
     let (&version, rest) = bytes.split_first()?;
     let (log, rest) = rest.split_first_chunk::<4>()?;
     let (&tag, rest) = rest.split_first()?;
-    let (number, id) = rest.split_first_chunk::<8>()?;
+    let (number, rest) = rest.split_first_chunk::<8>()?;
     let number = u64::from_be_bytes(*number);
-    let position = match (tag, id.len()) {
-        (0, 0) => Position::AfterSeq(number),
-        (1, 0) => Position::BeforeSeq(number),
-        (2, 32) => Position::AfterTime(number, EventId::from_bytes(id.try_into().ok()?)),
-        (3, 32) => Position::BeforeTime(number, EventId::from_bytes(id.try_into().ok()?)),
+    let seq = rest.try_into().map(u64::from_be_bytes).ok();
+    let position = match (tag, seq) {
+        (0, None) if rest.is_empty() => Position::AfterSeq(number),
+        (1, None) if rest.is_empty() => Position::BeforeSeq(number),
+        (2, Some(seq)) => Position::AfterTime(number, seq),
+        (3, Some(seq)) => Position::BeforeTime(number, seq),
         _ => return None,
     };
     (version == VERSION).then_some(Cursor { log: u32::from_be_bytes(*log), position })
