@@ -48,6 +48,13 @@ impl NodeId {
         &self.0
     }
 
+    /// Whether `signature` is this key's over `message`, by the one rule of `common.md`.
+    pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        ed25519_zebra::VerificationKey::try_from(self.0)
+            .and_then(|key| key.verify(&ed25519_zebra::Signature::from(*signature), message))
+            .is_ok()
+    }
+
     /// Appends the canonical text to `out`.
     pub fn write_to(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(KEY_PREFIX.as_bytes());

@@ -3,8 +3,10 @@
 //! - [`key`], [`name`]: who and where ([`NodeId`], [`EventId`], [`Namespace`])
 //! - [`event`]: the signed event in stages, [`RawEvent`] → [`Event`]
 //! - [`filter`], [`cursor`]: which events, from where
+//! - [`auth`]: proofs, tokens, signed requests
 //! - [`frame`], [`error`]: the one frame, the one error
 
+pub mod auth;
 pub mod cursor;
 pub mod error;
 pub mod event;
