@@ -1,0 +1,124 @@
+//! Sessions: proving a key once, and a bearer token from then on (`gateway.md`, 3 and 4).
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use relay_proto::{NodeId, SigningKey};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    client::{Client, Request},
+    error::Error,
+};
+
+/// A session as the relay gave it. Holds secrets: keep it in a file that only its owner may read.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Session {
+    /// Whose it is.
+    pub user_id: NodeId,
+    /// The bearer token of HTTP requests.
+    pub session_token: String,
+    /// Good once, to get a new session token and a new resume token.
+    pub resume_token: String,
+    /// Unix milliseconds.
+    pub expires_at: u64,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("user_id", &self.user_id).finish_non_exhaustive()
+    }
+}
+
+/// A question that only the holder of the key can answer, once and within a minute.
+#[derive(Debug, Deserialize)]
+struct Challenge {
+    challenge_id: String,
+    challenge: String,
+    gateway_id: String,
+}
+
+impl Client {
+    /// Proves this client's key with a challenge and starts a session for `device_id`.
+    ///
+    /// # Errors
+    /// [`Error::NoKey`]; `unauthorized`, `rate_limited`, and any [`Error`] of the transport.
+    pub async fn login(&self, device_id: &str, label: Option<&str>) -> Result<Session, Error> {
+        let token = self.prove(device_id).await?;
+        let mut body = json!({ "auth_token": token, "device_id": device_id });
+        if let Some(label) = label {
+            body["client_label"] = label.into();
+        }
+        self.call(unsigned("/v1/session/start", &body)).await
+    }
+
+    /// Answers a challenge: gives a short-lived `at_` token for starting sessions of this device.
+    ///
+    /// # Errors
+    /// As [`login`](Self::login).
+    async fn prove(&self, device_id: &str) -> Result<String, Error> {
+        #[derive(Deserialize)]
+        struct Verified {
+            auth_token: String,
+        }
+        let key = self.signer()?;
+        let user_id = key.node_id();
+        let ask = json!({ "user_id": user_id, "device_id": device_id });
+        let challenge: Challenge = self.call(unsigned("/v1/auth/challenge", &ask)).await?;
+        let answer = json!({
+            "challenge_id": challenge.challenge_id,
+            "user_id": user_id,
+            "device_id": device_id,
+            "sig": URL_SAFE_NO_PAD.encode(answer(key, device_id, &challenge)),
+        });
+        let verified: Verified = self.call(unsigned("/v1/auth/verify", &answer)).await?;
+        Ok(verified.auth_token)
+    }
+
+    /// Exchanges a resume token for fresh tokens of the same session.
+    ///
+    /// # Errors
+    /// `resume_failed`: prove the key again.
+    pub async fn resume(&self, resume_token: &str) -> Result<Session, Error> {
+        self.call(unsigned("/v1/session/resume", &json!({ "resume_token": resume_token }))).await
+    }
+
+    /// The sessions of the caller.
+    ///
+    /// # Errors
+    /// `unauthorized`, and any [`Error`] of the transport.
+    pub async fn sessions(&self) -> Result<Value, Error> {
+        self.call(Request::get("/v1/session/list")).await
+    }
+
+    /// Ends the session whose token this client shows.
+    ///
+    /// # Errors
+    /// `unauthorized`, and any [`Error`] of the transport.
+    pub async fn logout(&self) -> Result<Value, Error> {
+        self.call(Request::post("/v1/session/logout", &json!({}))).await
+    }
+
+    /// Ends one of the caller's sessions.
+    ///
+    /// # Errors
+    /// `unauthorized`, `invalid_request`, and any [`Error`] of the transport.
+    pub async fn revoke_session(&self, session_id: &str) -> Result<Value, Error> {
+        self.call(Request::post("/v1/session/revoke", &json!({ "session_id": session_id }))).await
+    }
+}
+
+fn unsigned(path: &str, body: &Value) -> Request {
+    Request { signed: false, ..Request::post(path, body) }
+}
+
+fn answer(key: &SigningKey, device_id: &str, challenge: &Challenge) -> [u8; 64] {
+    let Challenge { challenge_id, challenge, gateway_id } = challenge;
+    let user_id = key.node_id();
+    // No device credential goes with a session of the command line or of a tool.
+    let credential = hex::encode(Sha256::digest(b""));
+    let text = format!(
+        "relay-gateway-auth-v1\n{gateway_id}\n{user_id}\n{device_id}\n{challenge_id}\n{challenge}\n{credential}"
+    );
+    key.sign(text.as_bytes())
+}
