@@ -6,11 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use relay_proto::{
-    SigningKey,
-    event::{Draft, Tags, reserved},
-};
+use relay_proto::{SigningKey, auth::request::sign_request};
 use reqwest::{Method, Url, header::HeaderValue};
 use zeroize::Zeroizing;
 
@@ -75,18 +71,9 @@ fn signed_request(
     url: &Url,
     body: Option<&[u8]>,
 ) -> Result<String, Error> {
-    let mut tags = Tags::new();
-    tags.push(["u", url.as_str()]);
-    tags.push(["method", method.as_str()]);
-    if let Some(body) = body {
-        tags.push(["payload", blake3::hash(body).to_hex().as_str()]);
-    }
-    // Two equal requests in one tick of the clock must not be one signature, for each is good once.
-    tags.push(["nonce", &hex::encode(random::<8>()?)]);
-    let draft =
-        Draft { kind: reserved::HTTP_AUTH, created_at_ns: unix_ns(), tags, content: String::new() };
-    let event = draft.sign(key)?;
-    Ok(format!("Relay {}", URL_SAFE_NO_PAD.encode(event.json())))
+    let nonce = hex::encode(random::<8>()?);
+    let body = body.unwrap_or_default();
+    Ok(sign_request(key, method.as_str(), url.as_str(), body, unix_ns(), &nonce)?)
 }
 
 /// The wall clock in unix nanoseconds, as events are dated.
@@ -107,6 +94,7 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     use relay_proto::{EventLimits, event};
 
     use super::*;

@@ -28,6 +28,7 @@ pub struct Published {
     /// The event's number in the relay's order; ephemeral events have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
+    /// What the relay did with it.
     pub status: PublishStatus,
     /// Whether it is now the latest of its coordinate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,11 +81,13 @@ impl Order {
 /// A question for events.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
+    /// Which events.
     pub filter: Filter,
     /// Text to be found in `content`, where the relay has an index of it.
     pub text: Option<String>,
     /// Superseded versions too.
     pub history: bool,
+    /// In which order.
     pub order: Order,
     /// Events a page; the relay's default is 100, its most 1000.
     pub limit: Option<u32>,
@@ -112,7 +115,9 @@ pub struct Page {
 /// One page as it came; nothing in it is verified.
 #[derive(Debug, Deserialize)]
 pub struct RawPage {
+    /// Events as JSON text.
     pub events: Vec<Box<RawValue>>,
+    /// As in [`Page`].
     pub cursor: Option<String>,
 }
 

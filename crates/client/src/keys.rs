@@ -22,18 +22,30 @@ use zeroize::Zeroizing;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyFileError {
+    /// The file cannot be read or written.
     #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A private key that its group or everybody may read.
     #[error("{} can be read by others; run: chmod 600 {}", .0.display(), .0.display())]
     OpenToOthers(PathBuf),
+    /// Neither OpenSSH nor PEM, or damaged.
     #[error("no OpenSSH or PEM (PKCS#8) private key")]
     Format,
+    /// RSA, ECDSA and others sign no events.
     #[error("a {0} key; only Ed25519 keys can be used")]
     Algorithm(String),
+    /// Nobody gave the passphrase.
     #[error("the key is protected by a passphrase")]
     NeedsPassphrase,
+    /// It does not open the key.
     #[error("wrong passphrase")]
     WrongPassphrase,
+    /// Without randomness there is no new key.
     #[error("no system randomness: {0}")]
     Random(getrandom::Error),
 }

@@ -23,7 +23,9 @@ pub const MIN_LEASE: Duration = Duration::from_millis(500);
 /// What to lock, for how long, and how long to wait for it.
 #[derive(Debug, Clone)]
 pub struct LockRequest {
+    /// The namespace of the resource.
     pub ns: Namespace,
+    /// What to lock, such as `site/prod`.
     pub resource: String,
     /// [`MIN_LEASE`] to [`MAX_LEASE`]; 30 s by default.
     pub lease: Duration,
@@ -63,15 +65,20 @@ pub fn new_request_id() -> Result<String, Error> {
 /// The answer to acquire and renew.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LockGrant {
+    /// What is locked.
     pub resource: String,
+    /// The caller's key.
     pub owner: NodeId,
     /// Rises with every grant of the resource; goes with every write that the lock protects.
     pub fencing_token: u64,
+    /// How long the lease lasts from the grant or renewal.
     pub lease_ms: u64,
     /// By the relay's wall clock: for people. Count with [`LockGuard`](crate::LockGuard).
     pub lease_expires_at_ns: String,
+    /// The relay's wall clock at the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now_ns: Option<String>,
+    /// Further members of the answer.
     #[serde(flatten)]
     pub more: Map<String, Value>,
 }
@@ -79,19 +86,26 @@ pub struct LockGrant {
 /// What `inspect` and `list` say of one resource.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LockState {
+    /// What was asked for.
     pub resource: String,
+    /// Whether somebody has it.
     pub held: bool,
+    /// Who has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<NodeId>,
+    /// The holder's token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fencing_token: Option<u64>,
+    /// By the relay's wall clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_expires_at_ns: Option<String>,
+    /// How many queue for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<u64>,
     /// The last token given, where it is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_token: Option<u64>,
+    /// Further members of the answer.
     #[serde(flatten)]
     pub more: Map<String, Value>,
 }
@@ -99,7 +113,9 @@ pub struct LockState {
 /// One page of a list.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Items {
+    /// As the relay sent them.
     pub items: Vec<Value>,
+    /// Where the next page begins; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
 }

@@ -1,10 +1,9 @@
 //! Sessions: proving a key once, and a bearer token from then on (`gateway.md`, 3 and 4).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use relay_proto::{NodeId, SigningKey};
+use relay_proto::{NodeId, SigningKey, auth::credential_hash};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::{
     client::{Client, Request},
@@ -116,7 +115,7 @@ fn answer(key: &SigningKey, device_id: &str, challenge: &Challenge) -> [u8; 64] 
     let Challenge { challenge_id, challenge, gateway_id } = challenge;
     let user_id = key.node_id();
     // No device credential goes with a session of the command line or of a tool.
-    let credential = hex::encode(Sha256::digest(b""));
+    let credential = hex::encode(credential_hash(None));
     let text = format!(
         "relay-gateway-auth-v1\n{gateway_id}\n{user_id}\n{device_id}\n{challenge_id}\n{challenge}\n{credential}"
     );
