@@ -3,10 +3,13 @@
 //! - [`key`], [`name`]: who and where ([`NodeId`], [`EventId`], [`Namespace`])
 //! - [`event`]: the signed event in stages, [`RawEvent`] → [`Event`]
 //! - [`filter`], [`cursor`]: which events, from where
+//! - [`address`], [`call`]: where a service is, what a call of it is, who may
 //! - [`auth`]: proofs, tokens, signed requests
 //! - [`frame`], [`error`]: the one frame, the one error
 
+pub mod address;
 pub mod auth;
+pub mod call;
 pub mod cursor;
 pub mod error;
 pub mod event;
@@ -15,6 +18,8 @@ pub mod frame;
 pub mod key;
 pub mod name;
 
+pub use address::{Address, NodeAddress, RelayId, ServiceName};
+pub use call::{Call, CallError, Caller};
 pub use cursor::{Cursor, Position};
 pub use error::{Code, Problem};
 pub use event::{Event, EventError, EventLimits, RawEvent, SigningKey};

@@ -1,0 +1,1 @@
+//! What runs here: actors, their supervisors, scripts and bridges.
