@@ -1,0 +1,305 @@
+//! What types can't say: forms of names, settings that contradict each other, risky choices.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use relay_proto::NodeId;
+
+use super::{
+    problem::{Origin, Problem, did_you_mean},
+    sections::{AclRule, Backend, Config, Permission},
+    value::Size,
+};
+
+/// Finds every contradiction; `origins` tells where each value was set, `bad` which could not be
+/// read: these have their problem already.
+pub(super) fn contradictions(
+    config: &Config,
+    origins: &BTreeMap<String, Origin>,
+    bad: &BTreeSet<String>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut check = Check { origins, bad, problems };
+    check.node(config);
+    check.listen(config);
+    check.store(config);
+    check.namespaces(config);
+    check.acl(config);
+    check.quota(config);
+    check.events(config);
+    check.chat(config);
+    check.drain(config);
+}
+
+struct Check<'a> {
+    origins: &'a BTreeMap<String, Origin>,
+    bad: &'a BTreeSet<String>,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Check<'_> {
+    /// Blames the value at `path`, or the nearest thing above it that somebody set.
+    fn blame(&mut self, path: &str, message: impl Into<String>) {
+        let mut at = path;
+        let origin = loop {
+            match self.origins.get(at) {
+                Some(origin) => break origin.clone(),
+                None => match at.rfind(['.', '[']) {
+                    Some(cut) => at = &at[..cut],
+                    None => break Origin::Default,
+                },
+            }
+        };
+        self.problems.push(Problem { origin, message: message.into() });
+    }
+
+    /// Blames that one of two settings which somebody set, the first before the second.
+    fn blame_either(&mut self, first: &str, second: &str, message: impl Into<String>) {
+        let path = if self.origins.contains_key(first) { first } else { second };
+        self.blame(path, message);
+    }
+
+    fn node(&mut self, config: &Config) {
+        let id = &config.node.id;
+        let rest_fits = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-');
+        let first_fits = |c: char| matches!(c, 'a'..='z' | '0'..='9');
+        if id.len() > 128 || !id.starts_with(first_fits) || !id.chars().all(rest_fits) {
+            let message = format!("'node.id' must be [a-z0-9][a-z0-9._-]{{0,127}}, not '{id}'");
+            self.blame("node.id", message);
+        }
+    }
+
+    fn listen(&mut self, config: &Config) {
+        let addresses = &config.listen.http;
+        if addresses.is_empty() && config.listen.socket.is_empty() {
+            self.blame("listen.http", "nothing to listen on: 'http' and 'socket' are both empty");
+        }
+        for (index, address) in addresses.iter().enumerate() {
+            if address.port() != 0 && addresses[..index].contains(address) {
+                self.blame(
+                    &format!("listen.http[{index}]"),
+                    format!("{address} stands here twice"),
+                );
+            }
+        }
+        if let Some(metrics) = config.listen.metrics
+            && metrics.port() != 0
+            && addresses.contains(&metrics)
+        {
+            self.blame("listen.metrics", "the address is also in 'http'; give metrics its own");
+        }
+        match (&config.tls.cert_file, &config.tls.key_file) {
+            (Some(_), None) if !self.bad.contains("tls.key_file") => {
+                self.blame("tls.cert_file", "[tls] has 'cert_file' but no 'key_file'")
+            }
+            (None, Some(_)) if !self.bad.contains("tls.cert_file") => {
+                self.blame("tls.key_file", "[tls] has 'key_file' but no 'cert_file'")
+            }
+            _ => {}
+        }
+    }
+
+    fn store(&mut self, config: &Config) {
+        match (config.store.backend, &config.store.database_url_file) {
+            (Backend::Postgres, None) if !self.bad.contains("store.database_url_file") => self
+                .blame(
+                    "store.backend",
+                    "backend \"postgres\" needs 'database_url_file' in [store]",
+                ),
+            (Backend::Sqlite, Some(_)) => self.blame(
+                "store.database_url_file",
+                "'database_url_file' is set but the backend is \"sqlite\"",
+            ),
+            _ => {}
+        }
+    }
+
+    fn namespaces(&mut self, config: &Config) {
+        for (index, policy) in config.namespace.iter().enumerate() {
+            let path = format!("namespace[{index}]");
+            self.pattern(&path, "match", "[[namespace]]", &policy.r#match);
+            let same = |earlier: &super::NamespacePolicy| earlier.r#match == policy.r#match;
+            if config.namespace[..index].iter().any(same) {
+                let message =
+                    format!("a second [[namespace]] for '{}' has no effect", policy.r#match);
+                self.blame(&format!("{path}.match"), message);
+            }
+        }
+    }
+
+    fn acl(&mut self, config: &Config) {
+        for (index, rule) in config.acl.iter().enumerate() {
+            let path = format!("acl[{index}]");
+            self.pattern(&path, "ns", "[[acl]]", &rule.ns);
+            let bad = |key: &str| self.bad.contains(&format!("{path}.{key}"));
+            let (bad_who, bad_rights) = (bad("who"), bad("allow") || bad("deny"));
+            if rule.who.is_empty() && !bad_who {
+                self.blame(&path, "missing 'who' in [[acl]]");
+            }
+            if rule.allow.is_empty() && rule.deny.is_empty() && !bad_rights {
+                self.blame(&path, "[[acl]] neither allows nor denies anything");
+            }
+            self.who(config, rule, &path);
+        }
+        for (name, members) in &config.groups {
+            for (index, member) in members.iter().enumerate() {
+                if let Err(error) = member.parse::<NodeId>() {
+                    let message = format!("'{member}' in group '{name}' is not a key: {error}");
+                    self.blame(&format!("groups.{name}[{index}]"), message);
+                }
+            }
+        }
+    }
+
+    fn who(&mut self, config: &Config, rule: &AclRule, path: &str) {
+        for (index, who) in rule.who.iter().enumerate() {
+            let path = format!("{path}.who[{index}]");
+            if let Some(group) = who.strip_prefix('@') {
+                if !config.groups.contains_key(group) {
+                    let hint = did_you_mean(group, config.groups.keys().map(String::as_str));
+                    self.blame(&path, format!("no group '{group}' in [groups]{hint}"));
+                }
+            } else if who != "*"
+                && let Err(error) = who.parse::<NodeId>()
+            {
+                self.blame(&path, format!("'{who}' is not a key, \"@group\" or \"*\": {error}"));
+            }
+        }
+    }
+
+    fn pattern(&mut self, path: &str, key: &str, place: &str, pattern: &str) {
+        if pattern.is_empty() {
+            self.blame(path, format!("missing '{key}' in {place}"));
+            return;
+        }
+        let fits = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-');
+        let segments: Vec<_> = pattern.split('/').collect();
+        let segment_fits = |segment: &&str| {
+            matches!(*segment, "*" | "**") || (!segment.is_empty() && segment.chars().all(fits))
+        };
+        if pattern.len() > 128 || segments.len() > 8 || !segments.iter().all(segment_fits) {
+            let message = format!(
+                "'{pattern}' is not a pattern of namespaces: segments of [a-z0-9._-], \"*\" or \"**\" between '/'"
+            );
+            self.blame(&format!("{path}.{key}"), message);
+        }
+    }
+
+    fn quota(&mut self, config: &Config) {
+        let tenants = &config.quota.tenant;
+        for (index, tenant) in tenants.iter().enumerate() {
+            let path = format!("quota.tenant[{index}]");
+            if tenant.name.is_empty() {
+                self.blame(&path, "missing 'name' in [[quota.tenant]]");
+            } else if tenant.name.contains('/') {
+                let message = "a tenant is the first segment of a namespace, without '/'";
+                self.blame(&format!("{path}.name"), message);
+            } else if tenants[..index].iter().any(|earlier| earlier.name == tenant.name) {
+                let message = format!("a second [[quota.tenant]] for '{}'", tenant.name);
+                self.blame(&format!("{path}.name"), message);
+            }
+        }
+    }
+
+    fn events(&mut self, config: &Config) {
+        let events = &config.events;
+        if events.max_content > events.max_event {
+            let message = format!(
+                "'max_content' ({}) is above 'max_event' ({})",
+                events.max_content, events.max_event
+            );
+            self.blame_either("events.max_content", "events.max_event", message);
+        }
+        if events.max_event > events.max_batch_bytes {
+            let message = format!(
+                "'max_batch_bytes' ({}) is below 'max_event' ({})",
+                events.max_batch_bytes, events.max_event
+            );
+            self.blame_either("events.max_batch_bytes", "events.max_event", message);
+        }
+        if Size(events.max_event.bytes().saturating_add(1_024)) > config.chat.max_frame {
+            let message = format!(
+                "'chat.max_frame' ({}) has no room for 'events.max_event' ({}) and 1KiB around it",
+                config.chat.max_frame, events.max_event
+            );
+            self.blame_either("chat.max_frame", "events.max_event", message);
+        }
+    }
+
+    fn chat(&mut self, config: &Config) {
+        let chat = &config.chat;
+        let loopback = config.listen.http.iter().all(|address| address.ip().is_loopback());
+        if chat.insecure_dev_auth && !loopback {
+            let message = "'insecure_dev_auth' lets anybody be anybody; it needs loopback addresses only in 'listen.http'";
+            self.blame("chat.insecure_dev_auth", message);
+        }
+        if chat.session_ttl > chat.session_max_age {
+            let message = "'session_ttl' is above 'session_max_age'";
+            self.blame_either("chat.session_ttl", "chat.session_max_age", message);
+        }
+        if chat.session_grace > chat.session_ttl {
+            let message = "'session_grace' is above 'session_ttl'";
+            self.blame_either("chat.session_grace", "chat.session_ttl", message);
+        }
+        if !chat.public_url.is_empty() && !is_origin(&chat.public_url) {
+            self.blame(
+                "chat.public_url",
+                "'public_url' must be like \"https://relay.example.com\"",
+            );
+        }
+        for (index, origin) in chat.cors_origins.iter().enumerate() {
+            if !is_origin(origin) {
+                let message =
+                    format!("'{origin}' is not an origin such as \"https://app.example.com\"");
+                self.blame(&format!("chat.cors_origins[{index}]"), message);
+            }
+        }
+    }
+
+    fn drain(&mut self, config: &Config) {
+        if config.drain.delay >= config.drain.timeout {
+            let message = "'delay' leaves nothing of 'timeout' to finish work in";
+            self.blame_either("drain.delay", "drain.timeout", message);
+        }
+    }
+}
+
+/// Scheme, host and optional port, and nothing behind.
+fn is_origin(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '?', '#', '@', ' ']))
+}
+
+/// Choices that are allowed and that an operator should know of (`relay config check --security`).
+pub(super) fn advice(config: &Config) -> Vec<String> {
+    let mut advice = Vec::new();
+    let public = config.listen.http.iter().any(|address| !address.ip().is_loopback());
+    if config.acl.is_empty() {
+        advice.push(
+            "namespace 'default' may be read, written and locked by anyone: add [[acl]] rules"
+                .into(),
+        );
+    }
+    for rule in &config.acl {
+        let risky =
+            rule.allow.contains(&Permission::Write) || rule.allow.contains(&Permission::Admin);
+        if risky && rule.who.iter().any(|who| who == "*") {
+            advice.push(format!(
+                "everyone may change namespace '{}': name keys or groups in 'who'",
+                rule.ns
+            ));
+        }
+    }
+    if public && config.tls.cert_file.is_none() && config.listen.trusted_proxies.is_empty() {
+        advice.push("clients reach this relay without encryption: set [tls], or put a proxy in front and name it in 'listen.trusted_proxies'".into());
+    }
+    if config.chat.insecure_dev_auth {
+        advice.push("'chat.insecure_dev_auth' is on: anybody may be anybody".into());
+    }
+    if public && config.quota.bytes.is_none() {
+        advice.push("no tenant has a limit of stored bytes: set 'quota.bytes'".into());
+    }
+    if public && config.quota.key_events_per_sec.is_none() {
+        advice.push("no key has a rate limit: set 'quota.key_events_per_sec'".into());
+    }
+    advice
+}

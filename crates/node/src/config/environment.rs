@@ -1,0 +1,94 @@
+//! Which environment variable is which setting.
+
+use super::{
+    problem::{Origin, Problem, did_you_mean},
+    source::Node,
+};
+
+/// Short names of the flags of `relay serve`.
+const SHORT: &[(&str, &str)] = &[
+    ("RELAY_NODE_ID", "node.id"),
+    ("RELAY_DATA_DIR", "node.data_dir"),
+    ("RELAY_DATABASE_URL_FILE", "store.database_url_file"),
+];
+
+/// Variables of the chat gateway's operators, and the unit that they leave out.
+const GATEWAY: &[(&str, &str, &str)] = &[
+    ("GATEWAY_ID", "node.id", ""),
+    ("GATEWAY_PUBLIC_URL", "chat.public_url", ""),
+    ("GATEWAY_INSECURE_DEV_AUTH", "chat.insecure_dev_auth", ""),
+    ("GATEWAY_AUTH_TOKEN_TTL_S", "chat.auth_token_ttl", "s"),
+    ("GATEWAY_SIGNED_TOKEN_MAX_TTL_S", "chat.signed_token_max_ttl", "s"),
+    ("GATEWAY_AUTH_PER_IP_PER_MIN", "chat.auth_per_ip_per_min", ""),
+    ("GATEWAY_AUTH_PER_USER_PER_MIN", "chat.auth_per_user_per_min", ""),
+    ("GATEWAY_SESSION_TTL_S", "chat.session_ttl", "s"),
+    ("GATEWAY_SESSION_GRACE_S", "chat.session_grace", "s"),
+    ("GATEWAY_SESSION_MAX_AGE_S", "chat.session_max_age", "s"),
+    ("GATEWAY_SESSIONS_PER_USER", "chat.sessions_per_user", ""),
+    ("GATEWAY_MAX_FRAME_BYTES", "chat.max_frame", "B"),
+    ("GATEWAY_CORS_ORIGINS", "chat.cors_origins", ""),
+    ("GATEWAY_FRAMES_PER_SEC", "chat.frames_per_sec", ""),
+    ("GATEWAY_USER_FRAMES_PER_SEC", "chat.user_frames_per_sec", ""),
+    ("GATEWAY_CONNS_PER_USER", "chat.conns_per_user", ""),
+    ("GATEWAY_CONNS_PER_DEVICE", "chat.conns_per_device", ""),
+    ("GATEWAY_CONNS_PER_ADDRESS", "chat.conns_per_address", ""),
+];
+
+/// The settings in `GATEWAY_…` variables: the layer under the files.
+pub(super) fn gateway(env: &[(String, String)], notices: &mut Vec<Problem>) -> Node {
+    let mut tree = Node::empty_table();
+    for (name, value) in env.iter().filter(|(name, _)| name.starts_with("GATEWAY_")) {
+        let origin = Origin::Env(name.clone());
+        match GATEWAY.iter().find(|(known, ..)| known == name) {
+            Some((_, path, unit)) => tree.set(path, &format!("{value}{unit}"), origin),
+            None => notices.push(Problem { origin, message: "not used by this relay".into() }),
+        }
+    }
+    tree
+}
+
+/// Tells of each `GATEWAY_…` variable that the file or a `RELAY_…` name overrules.
+pub(super) fn overruled(env: &[(String, String)], above: &Node, notices: &mut Vec<Problem>) {
+    for (name, path, _) in GATEWAY {
+        if env.iter().any(|(set, _)| set == name) && above.has(path) {
+            let message = format!("overruled by {path}, which is set as well");
+            notices.push(Problem { origin: Origin::Env((*name).to_owned()), message });
+        }
+    }
+}
+
+/// The settings in `RELAY_…` variables: the layer over the files.
+///
+/// `RELAY_SECTION__KEY` is the key of that section; a name without `__` that is not a short name
+/// belongs to the command line (`RELAY_URL`, `RELAY_KEY` …) and is left alone.
+pub(super) fn relay(
+    env: &[(String, String)],
+    sections: &[&str],
+    problems: &mut Vec<Problem>,
+) -> Node {
+    let mut tree = Node::empty_table();
+    for (name, value) in env {
+        let origin = Origin::Env(name.clone());
+        let Some(rest) = name.strip_prefix("RELAY_") else { continue };
+        if let Some((_, path)) = SHORT.iter().find(|(known, _)| known == name) {
+            tree.set(path, value, origin);
+        } else if name == "RELAY_PORT" {
+            tree.set("listen.http", &every_interface(value), origin);
+        } else if let Some((section, key)) = rest.split_once("__") {
+            let (section, key) = (section.to_lowercase(), key.to_lowercase());
+            if sections.contains(&section.as_str()) {
+                tree.set(&format!("{section}.{}", key.replace("__", ".")), value, origin);
+            } else {
+                let hint = did_you_mean(&section, sections.iter().copied());
+                let message = format!("unknown section '{section}'{hint}");
+                problems.push(Problem { origin, message });
+            }
+        }
+    }
+    tree
+}
+
+/// The value of `listen.http` that stands for a port alone.
+pub(super) fn every_interface(port: &str) -> String {
+    format!("0.0.0.0:{port}")
+}
