@@ -5,6 +5,7 @@
 //! - [`filter`], [`cursor`]: which events, from where
 //! - [`address`], [`call`]: where a service is, what a call of it is, who may
 //! - [`auth`]: proofs, tokens, signed requests
+//! - [`lease`]: the rules of locks
 //! - [`frame`], [`error`]: the one frame, the one error
 
 pub mod address;
@@ -16,6 +17,7 @@ pub mod event;
 pub mod filter;
 pub mod frame;
 pub mod key;
+pub mod lease;
 pub mod name;
 
 pub use address::{Address, NodeAddress, RelayId, ServiceName};
