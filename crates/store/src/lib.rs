@@ -1,1 +1,25 @@
-//! .
+//! What is kept: the event log, locks and their history, on SQLite or PostgreSQL, behind the product's verbs.
+//!
+//! [`Store`] is the door. Writes go through one writer that joins many callers in one transaction
+//! ([`mod@writer`]); what it commits is told to a [`CommitObserver`]. Who may do what is not decided here.
+
+mod batch;
+mod clock;
+mod error;
+mod event;
+mod lease;
+mod plan;
+mod sqlite;
+mod store;
+mod writer;
+
+pub use batch::Coordinate;
+pub use clock::{Clock, SystemClock};
+pub use error::{Result, StoreError};
+pub use event::{
+    Appended, Committed, EventQuery, FoundEvent, NamespaceInfo, Order, Page, Retention, StoredEvent,
+};
+pub use lease::{HistoryQuery, HistoryRow};
+pub use sqlite::{SCHEMA_VERSION, SchemaStatus, SqliteOptions, SqliteStore};
+pub use store::Store;
+pub use writer::{CommitObserver, WriteStats};

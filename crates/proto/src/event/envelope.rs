@@ -13,6 +13,7 @@ use super::{Class, Tags, class_of};
 use crate::{
     error::{Code, Problem},
     key::{EventId, KeyError, NodeId, parse_hex, write_hex},
+    lease::Resource,
     name::Namespace,
 };
 
@@ -114,7 +115,7 @@ pub enum Signature {
 /// A protected write: the author must hold `resource` with exactly `token`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fence {
-    pub resource: String,
+    pub resource: Resource,
     pub token: u64,
 }
 
@@ -443,9 +444,9 @@ fn fence_of(tags: &Tags) -> Result<Option<Fence>, EventError> {
             Ok(None)
         };
     };
-    let resource = tag.value().filter(|value| !value.is_empty()).ok_or(EventError::BadFence)?;
+    let resource = tag.value().and_then(|value| value.parse().ok()).ok_or(EventError::BadFence)?;
     let token = tag.get(2).and_then(parse_time).ok_or(EventError::BadFence)?;
-    Ok(Some(Fence { resource: resource.to_owned(), token }))
+    Ok(Some(Fence { resource, token }))
 }
 
 fn expiration_of(tags: &Tags) -> Result<Option<u64>, EventError> {

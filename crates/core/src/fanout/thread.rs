@@ -1,0 +1,463 @@
+//! The thread that owns the index.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use ahash::RandomState;
+use bytes::Bytes;
+use relay_proto::{
+    Event, Filter, Namespace, frame,
+    lease::{LeaseRow, Resource},
+};
+use relay_store::Committed;
+use smallvec::SmallVec;
+
+use super::{
+    index::{Index, Slot},
+    outbox::{Item, Outbox},
+    recent::{Live, Recent},
+};
+
+/// Batches that may wait for the thread. Beyond it commits are not announced one by one: everybody lags.
+const QUEUE: usize = 1_024;
+
+/// What a reader may see.
+pub trait ReadScope: Send + Sync + fmt::Debug {
+    fn may_read(&self, ns: &Namespace) -> bool;
+}
+
+/// Names a subscription for as long as the relay runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SubscriptionId(u64);
+
+/// A request to be told of new events.
+#[derive(Debug)]
+pub struct JoinLive {
+    pub id: SubscriptionId,
+    pub outbox: Arc<Outbox>,
+    pub filters: Vec<Filter>,
+    /// What the reader may see, asked anew for each match, so that a change of policy counts at once.
+    pub scope: Arc<dyn ReadScope>,
+    /// Old versions too.
+    pub history: bool,
+    /// What the frames begin with, up to `"sub":"…",`.
+    pub head: Bytes,
+    /// Everything up to this `seq` has been read from the store; `None` joins at the newest.
+    pub after_seq: Option<u64>,
+}
+
+/// A request to be told of changes of locks.
+#[derive(Debug)]
+pub struct LockWatch {
+    pub id: SubscriptionId,
+    pub outbox: Arc<Outbox>,
+    pub ns: Namespace,
+    /// `None` watches the whole namespace.
+    pub resource: Option<Resource>,
+}
+
+enum Message {
+    Committed(Vec<Committed>),
+    Ephemeral(Event),
+    Leases(Vec<LeaseRow>),
+    Join(JoinLive),
+    Watch(LockWatch),
+    Leave(SubscriptionId),
+    /// Commits up to this `seq` were not announced.
+    Missed(u64),
+    Stop,
+}
+
+/// Counters, for metrics.
+#[derive(Debug, Default)]
+pub struct FanoutStats {
+    /// Frames put into outboxes.
+    pub delivered: AtomicU64,
+    /// Subscriptions that went back to the store.
+    pub lagged: AtomicU64,
+    /// Ephemeral events and lock changes that found no room.
+    pub dropped: AtomicU64,
+    /// Live subscriptions now.
+    pub subscriptions: AtomicU64,
+}
+
+/// The callers' side of the fan-out.
+pub struct Fanout {
+    messages: mpsc::SyncSender<Message>,
+    missed: AtomicU64,
+    next_id: AtomicU64,
+    stats: Arc<FanoutStats>,
+    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Fanout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fanout").field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
+impl Fanout {
+    /// Starts the thread. `log` names the log in cursors, `last_seq` is the newest committed event.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub fn start(log: u32, last_seq: u64) -> std::io::Result<Self> {
+        let (messages, inbox) = mpsc::sync_channel(QUEUE);
+        let stats = Arc::new(FanoutStats::default());
+        let thread = std::thread::Builder::new().name("fanout".into()).spawn({
+            let stats = stats.clone();
+            move || Thread::new(log, last_seq, stats).run(&inbox)
+        })?;
+        Ok(Self {
+            messages,
+            missed: AtomicU64::new(0),
+            next_id: AtomicU64::new(1),
+            stats,
+            thread: std::sync::Mutex::new(Some(thread)),
+        })
+    }
+
+    pub fn stats(&self) -> &FanoutStats {
+        &self.stats
+    }
+
+    /// A name for a new subscription.
+    pub fn new_id(&self) -> SubscriptionId {
+        SubscriptionId(self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Announces a commit; called by the writer, never waits.
+    pub fn committed(&self, events: &[Committed]) {
+        let Some(last) = events.last().map(|event| event.seq) else { return };
+        if self.missed.load(Ordering::Relaxed) > 0 {
+            if self.messages.try_send(Message::Missed(last)).is_ok() {
+                self.missed.store(0, Ordering::Relaxed);
+            }
+            return;
+        }
+        if self.messages.try_send(Message::Committed(events.to_vec())).is_err() {
+            self.missed.store(last, Ordering::Relaxed);
+        }
+    }
+
+    /// Announces lock changes; called by the writer, never waits.
+    pub fn leases_changed(&self, rows: &[LeaseRow]) {
+        if self.messages.try_send(Message::Leases(rows.to_vec())).is_err() {
+            self.stats.dropped.fetch_add(rows.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Sends an ephemeral event to those who listen now. Returns whether there was room.
+    pub fn ephemeral(&self, event: Event) -> bool {
+        let sent = self.messages.try_send(Message::Ephemeral(event)).is_ok();
+        if !sent {
+            self.stats.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    /// Joins the live tail; the outbox gets [`Item::Live`], or [`Item::Lagging`] if too much came since.
+    pub async fn join(&self, join: JoinLive) {
+        self.send(Message::Join(join)).await;
+    }
+
+    pub async fn watch(&self, watch: LockWatch) {
+        self.send(Message::Watch(watch)).await;
+    }
+
+    pub async fn leave(&self, id: SubscriptionId) {
+        self.send(Message::Leave(id)).await;
+    }
+
+    /// Ends the thread when it has delivered what was announced.
+    pub async fn stop(&self) {
+        self.send(Message::Stop).await;
+        let thread = self.thread.lock().ok().and_then(|mut held| held.take());
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    /// The thread never waits for anybody, so a full queue empties within moments.
+    async fn send(&self, mut message: Message) {
+        loop {
+            match self.messages.try_send(message) {
+                Ok(()) | Err(mpsc::TrySendError::Disconnected(_)) => return,
+                Err(mpsc::TrySendError::Full(back)) => message = back,
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// A live subscription.
+struct Subscription {
+    id: SubscriptionId,
+    outbox: Arc<Outbox>,
+    filters: Vec<Filter>,
+    scope: Arc<dyn ReadScope>,
+    history: bool,
+    head: Bytes,
+    /// The newest `seq` that was put into the outbox or looked at for it.
+    seen: u64,
+    /// Frames of the present batch.
+    pending: Vec<Item>,
+    /// Ephemeral events that found no room and were not told of yet.
+    dropped: u64,
+}
+
+struct Thread {
+    log: u32,
+    index: Index,
+    slots: Vec<Option<Subscription>>,
+    free: Vec<Slot>,
+    by_id: HashMap<SubscriptionId, Slot, RandomState>,
+    watches: HashMap<Namespace, Vec<LockWatch>, RandomState>,
+    recent: Recent,
+    stats: Arc<FanoutStats>,
+    /// Slots with frames pending.
+    touched: Vec<Slot>,
+    matched: Vec<Slot>,
+}
+
+impl Thread {
+    fn new(log: u32, last_seq: u64, stats: Arc<FanoutStats>) -> Self {
+        Self {
+            log,
+            index: Index::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_id: HashMap::default(),
+            watches: HashMap::default(),
+            recent: Recent::starting_after(last_seq),
+            stats,
+            touched: Vec::new(),
+            matched: Vec::new(),
+        }
+    }
+
+    fn run(mut self, inbox: &mpsc::Receiver<Message>) {
+        while let Ok(message) = inbox.recv() {
+            match message {
+                Message::Committed(events) => self.committed(events),
+                Message::Ephemeral(event) => self.ephemeral(event),
+                Message::Leases(rows) => self.leases(&rows),
+                Message::Join(join) => self.join(join),
+                Message::Watch(watch) => {
+                    self.watches.entry(watch.ns.clone()).or_default().push(watch);
+                }
+                Message::Leave(id) => self.leave(id),
+                Message::Missed(seq) => self.missed(seq),
+                Message::Stop => return,
+            }
+        }
+    }
+
+    fn committed(&mut self, events: Vec<Committed>) {
+        for Committed { seq, event, latest, .. } in events {
+            let live = Arc::new(Live::new(self.log, seq, seq, latest, event));
+            self.deliver(&live);
+            self.recent.push(live);
+        }
+        self.flush();
+    }
+
+    fn ephemeral(&mut self, event: Event) {
+        let live = Live::new(self.log, 0, self.recent.last(), true, event);
+        self.deliver(&live);
+        self.flush();
+    }
+
+    /// Makes the frames of one event for everybody who wants it; each text is built once.
+    fn deliver(&mut self, live: &Live) {
+        let mut matched = std::mem::take(&mut self.matched);
+        self.index.candidates(&live.event, |(slot, number)| {
+            let wanted = self.slots[slot].as_ref().is_some_and(|sub| {
+                (live.latest || sub.history)
+                    && sub.filters[number].matches(&live.event)
+                    && sub.scope.may_read(live.event.namespace())
+            });
+            if wanted {
+                matched.push(slot);
+            }
+        });
+        matched.sort_unstable();
+        matched.dedup();
+        let mut built: SmallVec<[(Bytes, Bytes); 4]> = SmallVec::new();
+        for &slot in &matched {
+            let Some(sub) = &mut self.slots[slot] else { continue };
+            let known = built.iter().find(|(head, _)| *head == sub.head);
+            let frame = match known {
+                Some((_, frame)) => frame.clone(),
+                None => {
+                    let frame = live.frame(&sub.head);
+                    if built.len() < 4 {
+                        built.push((sub.head.clone(), frame.clone()));
+                    }
+                    frame
+                }
+            };
+            if sub.pending.is_empty() {
+                self.touched.push(slot);
+            }
+            sub.pending.push(Item::Event { to: sub.id, frame, seq: live.seq });
+        }
+        matched.clear();
+        self.matched = matched;
+    }
+
+    /// Hands the pending frames over; a subscription whose outbox is full leaves the live tail.
+    fn flush(&mut self) {
+        for slot in std::mem::take(&mut self.touched) {
+            let Some(sub) = &mut self.slots[slot] else { continue };
+            let mut pending = std::mem::take(&mut sub.pending);
+            let last = pending.iter().rev().find_map(position).unwrap_or(sub.seen);
+            let wanted = pending.len();
+            let positions: SmallVec<[Option<u64>; 8]> = pending.iter().map(position).collect();
+            let taken = sub.outbox.offer(&mut pending);
+            self.stats.delivered.fetch_add(taken as u64, Ordering::Relaxed);
+            sub.pending = pending;
+            if taken == wanted {
+                sub.seen = last;
+                continue;
+            }
+            sub.seen = positions[..taken].iter().flatten().last().copied().unwrap_or(sub.seen);
+            let lost = positions[taken..].iter().filter(|at| at.is_none()).count() as u64;
+            if lost > 0 {
+                sub.dropped += lost;
+                self.stats.dropped.fetch_add(lost, Ordering::Relaxed);
+            }
+            if positions[taken..].iter().any(Option::is_some) {
+                self.lag(slot);
+            } else {
+                let (to, count) = (sub.id, std::mem::take(&mut sub.dropped));
+                sub.outbox.note(Item::Dropped { to, count });
+            }
+        }
+    }
+
+    /// Puts a subscription out of the live tail; it reads on from the store and joins again.
+    fn lag(&mut self, slot: Slot) {
+        if let Some(sub) = self.remove(slot) {
+            self.stats.lagged.fetch_add(1, Ordering::Relaxed);
+            if sub.dropped > 0 {
+                sub.outbox.note(Item::Dropped { to: sub.id, count: sub.dropped });
+            }
+            sub.outbox.note(Item::Lagging { to: sub.id, after_seq: sub.seen });
+        }
+    }
+
+    fn join(&mut self, join: JoinLive) {
+        let JoinLive { id, outbox, filters, scope, history, head, after_seq } = join;
+        let last = self.recent.last();
+        let after = after_seq.unwrap_or(last);
+        let Some(since) = self.recent.after(after) else {
+            outbox.note(Item::Lagging { to: id, after_seq: after });
+            return;
+        };
+        let wanted = since.filter(|live| {
+            (live.latest || history)
+                && filters.iter().any(|f| f.matches(&live.event))
+                && scope.may_read(live.event.namespace())
+        });
+        let mut frames: Vec<Item> = wanted
+            .map(|live| Item::Event { to: id, frame: live.frame(&head), seq: live.seq })
+            .collect();
+        let count = frames.len();
+        let positions: Vec<_> = frames.iter().map(position).collect();
+        let taken = outbox.offer(&mut frames);
+        if taken < count {
+            let seen = positions[..taken].iter().flatten().last().copied().unwrap_or(after);
+            outbox.note(Item::Lagging { to: id, after_seq: seen });
+            return;
+        }
+        outbox.note(Item::Live { to: id, seq: last });
+        let sub = Subscription {
+            id,
+            outbox,
+            filters,
+            scope,
+            history,
+            head,
+            seen: last,
+            pending: Vec::new(),
+            dropped: 0,
+        };
+        self.insert(sub);
+    }
+
+    fn insert(&mut self, sub: Subscription) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.index.insert(slot, &sub.filters);
+        self.by_id.insert(sub.id, slot);
+        self.slots[slot] = Some(sub);
+        self.stats.subscriptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn remove(&mut self, slot: Slot) -> Option<Subscription> {
+        let sub = self.slots[slot].take()?;
+        self.index.remove(slot, &sub.filters);
+        self.by_id.remove(&sub.id);
+        self.free.push(slot);
+        self.stats.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        Some(sub)
+    }
+
+    fn leave(&mut self, id: SubscriptionId) {
+        if let Some(&slot) = self.by_id.get(&id) {
+            self.remove(slot);
+            return;
+        }
+        self.watches.retain(|_, watches| {
+            watches.retain(|watch| watch.id != id);
+            !watches.is_empty()
+        });
+    }
+
+    fn missed(&mut self, seq: u64) {
+        self.recent.forget_before(seq);
+        for slot in 0..self.slots.len() {
+            self.lag(slot);
+        }
+    }
+
+    fn leases(&mut self, rows: &[LeaseRow]) {
+        for row in rows {
+            let Some(watches) = self.watches.get(&row.ns) else { continue };
+            let mut text: Option<Bytes> = None;
+            for watch in watches {
+                if watch.resource.as_ref().is_some_and(|wanted| *wanted != row.resource) {
+                    continue;
+                }
+                let frame = text
+                    .get_or_insert_with(|| frame::encode("lock.changed", None, &row.change()).into())
+                    .clone();
+                let taken = watch.outbox.offer(&mut vec![Item::Frame(frame)]);
+                if taken == 0 {
+                    self.stats.dropped.fetch_add(1, Ordering::Relaxed);
+                    watch.outbox.note(Item::Dropped { to: watch.id, count: 1 });
+                }
+            }
+        }
+    }
+}
+
+/// The place in the log that a frame brings its reader to, if it has one.
+fn position(item: &Item) -> Option<u64> {
+    match item {
+        Item::Event { seq, .. } if *seq > 0 => Some(*seq),
+        _ => None,
+    }
+}

@@ -1,0 +1,223 @@
+//! The embedded store: one SQLite database in WAL mode with `synchronous=FULL`.
+//!
+//! One thread writes (see [`crate::writer`]), a few connections read, one connection checkpoints.
+
+mod dictionary;
+mod events;
+mod leases;
+mod log;
+mod migrate;
+mod query;
+mod readers;
+mod retention;
+mod wal;
+mod writer;
+
+use std::{
+    fmt,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use relay_proto::lease::LeaseLimits;
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::oneshot;
+
+pub use migrate::{SCHEMA_VERSION, SchemaStatus};
+
+use crate::{
+    clock::Clock,
+    error::{Result, StoreError},
+    writer::{CommitObserver, Writer, WriterHandle},
+};
+use readers::Readers;
+use writer::{SqliteWriter, Write};
+
+/// How the store is opened.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// The directory that holds `relay.db`; made if it is not there.
+    pub dir: PathBuf,
+    /// Names the log if the database is new; random, so that cursors of another relay are known as such.
+    pub new_log_id: u32,
+    /// Connections for reading, at least 1.
+    pub readers: usize,
+    /// Bounds of the lock table.
+    pub lease_limits: LeaseLimits,
+    /// Copy the database before a migration changes it.
+    pub backup_before_migrate: bool,
+}
+
+/// The embedded store. Cloning shares it.
+#[derive(Clone)]
+pub struct SqliteStore {
+    shared: Arc<Shared>,
+    writer: WriterHandle<Write>,
+}
+
+struct Shared {
+    path: PathBuf,
+    log_id: u32,
+    readers: Readers,
+    wal: wal::Checkpointer,
+    writer_thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// Held while the process uses the database.
+    _lock: File,
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens or creates the database, migrates it, and starts the writer.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::TooNew`], [`StoreError::Corrupt`], [`StoreError::Full`] …
+    pub async fn open(
+        options: SqliteOptions,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn CommitObserver>,
+    ) -> Result<Self> {
+        let path = options.dir.join("relay.db");
+        let lock = lock_dir(&options.dir)?;
+        let conn = open_connection(&path, Role::Writer)?;
+        migrate::migrate(&conn, &path, &options)?;
+        let log_id = migrate::log_id(&conn)?;
+        let readers = Readers::open(&path, options.readers)?;
+        let wal = wal::Checkpointer::start(&path)?;
+        let backend = SqliteWriter::new(conn, options.lease_limits, wal.signal());
+        let (writer_thread, writer) = start_writer(backend, clock, observer).await?;
+        let shared = Shared {
+            path,
+            log_id,
+            readers,
+            wal,
+            writer_thread: std::sync::Mutex::new(Some(writer_thread)),
+            _lock: lock,
+        };
+        Ok(Self { shared: Arc::new(shared), writer })
+    }
+
+    /// Names the log; part of every cursor.
+    pub fn log_id(&self) -> u32 {
+        self.shared.log_id
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Runs statements in the group transaction under a savepoint; answered when they are durable.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.writer.domain(Write::new(run, reply)).await?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs a read on one of the reading connections.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.shared.readers.run(run).await
+    }
+
+    /// Writes what waits and closes. Calls after it answer [`StoreError::Closed`].
+    pub async fn close(&self) {
+        self.writer.stop().await;
+        let thread = self.shared.writer_thread.lock().map(|mut held| held.take());
+        if let Ok(Some(thread)) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        self.shared.wal.stop().await;
+    }
+}
+
+async fn start_writer(
+    backend: SqliteWriter,
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn CommitObserver>,
+) -> Result<(std::thread::JoinHandle<()>, WriterHandle<Write>)> {
+    let (opened, ready) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("store-writer".into())
+        .spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = opened.send(Err(StoreError::Database(error.to_string())));
+                    return;
+                }
+            };
+            runtime.block_on(async {
+                match Writer::open(backend, clock, observer).await {
+                    Ok((writer, handle)) => {
+                        let _ = opened.send(Ok(handle));
+                        writer.run().await;
+                    }
+                    Err(error) => {
+                        let _ = opened.send(Err(error));
+                    }
+                }
+            });
+        })
+        .map_err(|error| StoreError::Database(error.to_string()))?;
+    let handle = ready.await.map_err(|_| StoreError::Closed)??;
+    Ok((thread, handle))
+}
+
+fn lock_dir(dir: &Path) -> Result<File> {
+    let failed = |error: std::io::Error| StoreError::Database(format!("{}: {error}", dir.display()));
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    let lock = File::create(dir.join("relay.lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Writer,
+    Reader,
+    Checkpointer,
+}
+
+fn open_connection(path: &Path, role: Role) -> Result<Connection> {
+    let flags = match role {
+        Role::Writer => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+        Role::Reader => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        Role::Checkpointer => OpenFlags::SQLITE_OPEN_READ_WRITE,
+    } | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(Duration::from_secs(5))?;
+    conn.set_prepared_statement_cache_capacity(64);
+    if role == Role::Writer {
+        // Only for a new database: lets retention give space back.
+        conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        conn.pragma_update(None, "journal_mode", "WAL")?;
+        // The checkpointer does it; an automatic checkpoint would stall the commit it falls into.
+        conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    }
+    if role != Role::Reader {
+        // Durable on commit, promised to every caller.
+        conn.pragma_update(None, "synchronous", "FULL")?;
+    }
+    let cache_kib = if role == Role::Writer { 64 << 10 } else { 8 << 10 };
+    conn.pragma_update(None, "cache_size", -cache_kib)?;
+    if role == Role::Reader {
+        conn.pragma_update(None, "mmap_size", 1_i64 << 30)?;
+    }
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(conn)
+}

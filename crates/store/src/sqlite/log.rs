@@ -1,0 +1,211 @@
+//! Writing the event log: lookups and rows of one group transaction.
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+use relay_proto::{Event, EventId, Namespace};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::dictionary::{Dictionary, tag_hash};
+use crate::{
+    batch::{Batch, Coordinate, Head, NewRow},
+    error::{Result, StoreError},
+};
+
+/// The `seq` of an event that is stored already.
+pub(super) fn find_id(conn: &Connection, id: &EventId) -> Result<Option<u64>> {
+    let mut found = conn.prepare_cached(
+        "SELECT seq FROM events INDEXED BY events_by_id WHERE id_prefix = ?1 AND id = ?2",
+    )?;
+    Ok(found
+        .query_row(params![id.prefix(), id.as_bytes()], |row| row.get::<_, i64>(0))
+        .optional()?
+        .map(|seq| seq as u64))
+}
+
+/// The latest version of a coordinate.
+pub(super) fn find_head(
+    conn: &Connection,
+    names: &mut Dictionary,
+    coordinate: &Coordinate,
+) -> Result<Option<Head>> {
+    let ns = names.namespace(conn, &coordinate.namespace)?;
+    let author = names.author(conn, &coordinate.author)?;
+    let mut found = conn.prepare_cached(
+        "SELECT seq, created_at_ns, id FROM heads
+         WHERE author = ?1 AND kind = ?2 AND d = ?3 AND ns = ?4",
+    )?;
+    Ok(found
+        .query_row(params![author, coordinate.kind, coordinate.d, ns], |row| {
+            Ok(Head {
+                seq: row.get::<_, i64>(0)? as u64,
+                created_at_ns: row.get::<_, i64>(1)? as u64,
+                id: EventId::from_bytes(row.get(2)?),
+            })
+        })
+        .optional()?)
+}
+
+/// Looks up what the events of a batch meet in the store.
+pub(super) fn look_up<'a>(
+    conn: &Connection,
+    names: &mut Dictionary,
+    next_seq: u64,
+    events: impl Iterator<Item = &'a Event>,
+) -> Result<Batch> {
+    let mut known = HashMap::with_hasher(RandomState::default());
+    let mut heads = HashMap::with_hasher(RandomState::default());
+    for event in events {
+        let id = event.id();
+        if let Some(seq) = find_id(conn, &id)? {
+            known.insert(id, seq);
+        }
+        if let Some(coordinate) = Coordinate::of(event)
+            && let Some(head) = find_head(conn, names, &coordinate)?
+        {
+            heads.insert(coordinate, head);
+        }
+    }
+    Ok(Batch::new(next_seq, known, heads))
+}
+
+/// Writes everything that a batch decided.
+pub(super) fn write(conn: &Connection, names: &mut Dictionary, batch: &Batch) -> Result<()> {
+    for &seq in &batch.superseded {
+        supersede(conn, seq)?;
+    }
+    let mut sums: HashMap<&Namespace, (i64, i64), RandomState> = HashMap::default();
+    for row in &batch.rows {
+        insert(conn, names, row)?;
+        let event = &row.committed.event;
+        let sum = sums.entry(event.namespace()).or_default();
+        sum.0 += 1;
+        sum.1 += event.json().len() as i64;
+    }
+    for coordinate in &batch.moved {
+        write_head(conn, names, batch, coordinate)?;
+    }
+    for (name, (events, bytes)) in sums {
+        let n = names.namespace(conn, name)?;
+        conn.prepare_cached(
+            "UPDATE namespaces SET events = events + ?2, bytes = bytes + ?3 WHERE n = ?1",
+        )?
+        .execute(params![n, events, bytes])?;
+    }
+    Ok(())
+}
+
+fn insert(conn: &Connection, names: &mut Dictionary, row: &NewRow) -> Result<()> {
+    let committed = &row.committed;
+    let event = &committed.event;
+    let id = event.id();
+    conn.prepare_cached(
+        "INSERT INTO events (seq, id, id_prefix, ns, author, kind, superseded,
+                             created_at_ns, received_at_ns, expires_at_s, json)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?
+    .execute(params![
+        committed.seq as i64,
+        id.as_bytes(),
+        id.prefix(),
+        names.namespace(conn, event.namespace())?,
+        names.author(conn, &event.pubkey())?,
+        event.kind(),
+        row.superseded,
+        event.created_at_ns() as i64,
+        committed.received_at_ns as i64,
+        event.expires_at_s().map(|s| s as i64),
+        &event.json()[..],
+    ])?;
+    let mut add = conn.prepare_cached(
+        "INSERT OR IGNORE INTO event_tags (tag, superseded, created_at_ns, seq)
+         VALUES (?1, ?2, ?3, ?4)",
+    )?;
+    for tag in tag_hashes(event) {
+        add.execute(params![
+            tag,
+            row.superseded,
+            event.created_at_ns() as i64,
+            committed.seq as i64
+        ])?;
+    }
+    Ok(())
+}
+
+/// The numbers under which the tags of an event are indexed; the namespace has columns of its own.
+pub(crate) fn tag_hashes(event: &Event) -> impl Iterator<Item = i64> + '_ {
+    event.tags().iter().filter_map(move |tag| {
+        let (name, value) = (tag.name()?, tag.value()?);
+        (name != "ns").then(|| tag_hash(event.namespace(), name, value))
+    })
+}
+
+fn write_head(
+    conn: &Connection,
+    names: &mut Dictionary,
+    batch: &Batch,
+    coordinate: &Coordinate,
+) -> Result<()> {
+    let Some(head) = batch.head(coordinate) else { return Ok(()) };
+    conn.prepare_cached(
+        "INSERT OR REPLACE INTO heads (ns, author, kind, d, seq, created_at_ns, id)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![
+        names.namespace(conn, &coordinate.namespace)?,
+        names.author(conn, &coordinate.author)?,
+        coordinate.kind,
+        coordinate.d,
+        head.seq as i64,
+        head.created_at_ns as i64,
+        head.id.as_bytes(),
+    ])?;
+    Ok(())
+}
+
+/// Moves an event that has been the latest to the old versions, in every index.
+fn supersede(conn: &Connection, seq: u64) -> Result<()> {
+    let Some(event) = load(conn, seq)? else { return Ok(()) };
+    conn.prepare_cached("UPDATE events SET superseded = 1 WHERE seq = ?1")?
+        .execute([seq as i64])?;
+    let mut drop = conn.prepare_cached(
+        "DELETE FROM event_tags WHERE tag = ?1 AND superseded = 0 AND created_at_ns = ?2 AND seq = ?3",
+    )?;
+    let mut add = conn.prepare_cached(
+        "INSERT OR IGNORE INTO event_tags (tag, superseded, created_at_ns, seq)
+         VALUES (?1, 1, ?2, ?3)",
+    )?;
+    for tag in tag_hashes(&event) {
+        let at = params![tag, event.created_at_ns() as i64, seq as i64];
+        drop.execute(at)?;
+        add.execute(at)?;
+    }
+    Ok(())
+}
+
+/// Reads one event whole.
+pub(super) fn load(conn: &Connection, seq: u64) -> Result<Option<Event>> {
+    let json: Option<Vec<u8>> = conn
+        .prepare_cached("SELECT json FROM events WHERE seq = ?1")?
+        .query_row([seq as i64], |row| row.get(0))
+        .optional()?;
+    json.map(|json| {
+        Event::from_stored(json.into())
+            .map_err(|error| StoreError::Corrupt(format!("event {seq}: {error}")))
+    })
+    .transpose()
+}
+
+/// Deletes one event from every table; the caller keeps the sums.
+pub(super) fn delete(conn: &Connection, seq: u64) -> Result<()> {
+    let Some(event) = load(conn, seq)? else { return Ok(()) };
+    let mut drop = conn.prepare_cached(
+        "DELETE FROM event_tags WHERE tag = ?1 AND created_at_ns = ?2 AND seq = ?3
+         AND superseded IN (0, 1)",
+    )?;
+    for tag in tag_hashes(&event) {
+        drop.execute(params![tag, event.created_at_ns() as i64, seq as i64])?;
+    }
+    conn.prepare_cached("DELETE FROM events WHERE seq = ?1")?.execute([seq as i64])?;
+    Ok(())
+}

@@ -1,0 +1,597 @@
+//! Reading the event log: index runs merged in order, then rows.
+
+use std::collections::{BinaryHeap, HashSet, VecDeque};
+
+use ahash::RandomState;
+use relay_proto::{Event, Filter, Namespace, NodeId, Position};
+use rusqlite::{Connection, params, params_from_iter, types::Value};
+
+use super::dictionary::{find_author, find_namespace, tag_hash};
+use crate::{
+    error::{Result, StoreError},
+    event::{EventQuery, Order, Page, StoredEvent},
+    plan::{Access, Part, Source, covered, plan},
+};
+
+/// A run whose entries are all wanted anyway is sorted by `seq` if it is at most this long;
+/// beyond it matches are so frequent that walking the log finds them sooner.
+const SORTABLE: usize = 20_000;
+/// Entries counted when choosing between alternatives.
+const PROBE: usize = 2_000;
+/// Rows of the log looked at between two looks at the deadline.
+const WALK_CHUNK: usize = 4_096;
+
+/// Answers one page.
+pub(super) fn page(conn: &Connection, query: &EventQuery) -> Result<Page> {
+    // One read transaction, so that all statements see the same log.
+    let snapshot = conn.unchecked_transaction()?;
+    let head = head_seq(conn)?;
+    let parts = choose(conn, plan(query), query)?;
+    let page = match query.order {
+        Order::Seq | Order::SeqDescending => by_seq(conn, query, &parts, head)?,
+        Order::Time | Order::TimeDescending => by_time(conn, query, &parts)?,
+    };
+    snapshot.commit()?;
+    Ok(Page { through_seq: if page.next.is_none() { head } else { page.through_seq }, ..page })
+}
+
+/// How many events match.
+pub(super) fn count(conn: &Connection, query: &EventQuery) -> Result<u64> {
+    let mut query = query.clone();
+    query.order = Order::TimeDescending;
+    query.from = None;
+    let snapshot = conn.unchecked_transaction()?;
+    let parts = choose(conn, plan(&query), &query)?;
+    let mut merge = Merge::open(conn, &query, &parts, 4_096)?;
+    let mut rows = Rows::new(conn, &query, &parts);
+    let mut count = 0;
+    while let Some((_, seq)) = merge.next()? {
+        count += u64::from(rows.wanted(seq)?);
+    }
+    snapshot.commit()?;
+    Ok(count)
+}
+
+/// The `seq` of the newest event, 0 where there is none.
+pub(super) fn head_seq(conn: &Connection) -> Result<u64> {
+    let head: Option<i64> =
+        conn.prepare_cached("SELECT max(seq) FROM events")?.query_row([], |row| row.get(0))?;
+    Ok(head.unwrap_or(0) as u64)
+}
+
+/// A part with its sources as index runs.
+struct Chosen {
+    filter: Filter,
+    runs: Vec<Run>,
+    /// Found by id instead.
+    seqs: Vec<u64>,
+}
+
+/// A contiguous stretch of one index, ordered by (time, seq).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Run {
+    Author { ns: i64, author: i64, kind: i64, superseded: bool },
+    Kind { ns: i64, kind: i64, superseded: bool },
+    Tag { tag: i64, superseded: bool },
+}
+
+impl Run {
+    /// Table and condition; the values go in as the first parameters.
+    fn sql(&self) -> (&'static str, Vec<Value>) {
+        match *self {
+            Self::Author { ns, author, kind, superseded } => (
+                "events INDEXED BY events_by_author
+                 WHERE ns = ? AND author = ? AND kind = ? AND superseded = ?",
+                vec![ns.into(), author.into(), kind.into(), superseded.into()],
+            ),
+            Self::Kind { ns, kind, superseded } => (
+                "events INDEXED BY events_by_kind WHERE ns = ? AND kind = ? AND superseded = ?",
+                vec![ns.into(), kind.into(), superseded.into()],
+            ),
+            Self::Tag { tag, superseded } => (
+                "event_tags WHERE tag = ? AND superseded = ?",
+                vec![tag.into(), superseded.into()],
+            ),
+        }
+    }
+
+    /// Up to `limit` entries beyond `from`, in order.
+    fn read(
+        &self,
+        conn: &Connection,
+        from: Option<(u64, u64)>,
+        window: Window,
+        limit: usize,
+    ) -> Result<VecDeque<(u64, u64)>> {
+        let (body, mut values) = self.sql();
+        let (sign, direction) = if window.descending { ("<", "DESC") } else { (">", "ASC") };
+        let beyond = match from {
+            None => String::new(),
+            Some((ns, seq)) => {
+                values.extend([Value::from(ns as i64), Value::from(seq as i64)]);
+                format!(" AND (created_at_ns, seq) {sign} (?, ?)")
+            }
+        };
+        values.extend([
+            Value::from(window.since_ns as i64),
+            Value::from(window.until_ns as i64),
+            Value::from(limit as i64),
+        ]);
+        let sql = format!(
+            "SELECT created_at_ns, seq FROM {body}{beyond}
+             AND created_at_ns >= ? AND created_at_ns <= ?
+             ORDER BY created_at_ns {direction}, seq {direction} LIMIT ?"
+        );
+        let mut found = conn.prepare_cached(&sql)?;
+        let rows = found.query_map(params_from_iter(values), |row| {
+            Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Entries of the run, counted no further than `limit`.
+    fn count(&self, conn: &Connection, limit: usize) -> Result<usize> {
+        let (body, mut values) = self.sql();
+        values.push(Value::from(limit as i64));
+        let sql = format!("SELECT count(*) FROM (SELECT 1 FROM {body} LIMIT ?)");
+        let count: i64 = conn
+            .prepare_cached(&sql)?
+            .query_row(params_from_iter(values), |row| row.get(0))?;
+        Ok(count as usize)
+    }
+}
+
+/// The stretch of time that a part asks for, and the direction of the walk.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    since_ns: u64,
+    until_ns: u64,
+    descending: bool,
+}
+
+const END_OF_TIME: u64 = i64::MAX as u64;
+
+fn window(filter: &Filter, order: Order) -> Window {
+    Window {
+        since_ns: filter.since_ns.unwrap_or(0),
+        until_ns: filter.until_ns.unwrap_or(END_OF_TIME),
+        descending: order == Order::TimeDescending,
+    }
+}
+
+/// Resolves names to numbers and takes the smaller of alternatives.
+fn choose(conn: &Connection, parts: Vec<Part>, query: &EventQuery) -> Result<Vec<Chosen>> {
+    let mut chosen = Vec::with_capacity(parts.len());
+    for part in parts {
+        let mut runs = Vec::new();
+        let mut seqs = Vec::new();
+        match &part.access {
+            Access::Ids(ids) => {
+                for id in ids {
+                    seqs.extend(super::log::find_id(conn, id)?);
+                }
+            }
+            Access::Index(alternatives) => {
+                let mut best = None;
+                for sources in alternatives {
+                    let candidate = resolve(conn, sources, query.history)?;
+                    let size = if alternatives.len() == 1 { 0 } else { size(conn, &candidate)? };
+                    if best.as_ref().is_none_or(|(least, _)| size < *least) {
+                        best = Some((size, candidate));
+                    }
+                }
+                runs = best.map(|(_, runs)| runs).unwrap_or_default();
+            }
+        }
+        chosen.push(Chosen { filter: part.filter, runs, seqs });
+    }
+    Ok(chosen)
+}
+
+fn size(conn: &Connection, runs: &[Run]) -> Result<usize> {
+    let mut size = 0;
+    for run in runs {
+        size += run.count(conn, PROBE)?;
+        if size > PROBE {
+            break;
+        }
+    }
+    Ok(size)
+}
+
+fn resolve(conn: &Connection, sources: &[Source], history: bool) -> Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    for source in sources {
+        for superseded in [false, true] {
+            if superseded && !history {
+                continue;
+            }
+            resolve_one(conn, source, superseded, &mut runs)?;
+        }
+    }
+    let mut seen = HashSet::with_hasher(RandomState::default());
+    runs.retain(|run: &Run| seen.insert(run.clone()));
+    Ok(runs)
+}
+
+fn resolve_one(
+    conn: &Connection,
+    source: &Source,
+    superseded: bool,
+    runs: &mut Vec<Run>,
+) -> Result<()> {
+    match source {
+        Source::Tag { ns, name, value } => {
+            runs.push(Run::Tag { tag: tag_hash(ns, name, value), superseded });
+        }
+        Source::Kind { ns, kind } => {
+            let Some(ns) = find_namespace(conn, ns)? else { return Ok(()) };
+            let kinds = match kind {
+                Some(kind) => vec![i64::from(*kind)],
+                None => kinds_of(
+                    conn,
+                    "SELECT min(kind) FROM events INDEXED BY events_by_kind
+                     WHERE ns = ?1 AND kind > ?2",
+                    &[ns],
+                )?,
+            };
+            runs.extend(kinds.into_iter().map(|kind| Run::Kind { ns, kind, superseded }));
+        }
+        Source::Author { ns, author, kind } => {
+            let (Some(ns), Some(author)) = (find_namespace(conn, ns)?, find_author(conn, author)?)
+            else {
+                return Ok(());
+            };
+            let kinds = match kind {
+                Some(kind) => vec![i64::from(*kind)],
+                None => kinds_of(
+                    conn,
+                    "SELECT min(kind) FROM events INDEXED BY events_by_author
+                     WHERE ns = ?1 AND author = ?2 AND kind > ?3",
+                    &[ns, author],
+                )?,
+            };
+            runs.extend(kinds.into_iter().map(|kind| Run::Author { ns, author, kind, superseded }));
+        }
+    }
+    Ok(())
+}
+
+/// The distinct kinds below a prefix of an index, found by jumping from one to the next.
+fn kinds_of(conn: &Connection, sql: &str, prefix: &[i64]) -> Result<Vec<i64>> {
+    let mut next = conn.prepare_cached(sql)?;
+    let mut kinds = Vec::new();
+    let mut last = -1;
+    loop {
+        let values = prefix.iter().copied().chain([last]);
+        match next.query_row(params_from_iter(values), |row| row.get::<_, Option<i64>>(0))? {
+            Some(kind) => {
+                kinds.push(kind);
+                last = kind;
+            }
+            None => return Ok(kinds),
+        }
+    }
+}
+
+fn by_time(conn: &Connection, query: &EventQuery, parts: &[Chosen]) -> Result<Page> {
+    let mut merge = Merge::open(conn, query, parts, query.limit + 1)?;
+    let mut rows = Rows::new(conn, query, parts);
+    let mut page = Page::default();
+    let mut last = (0, 0);
+    while let Some(at) = merge.next()? {
+        if let Some(event) = rows.event(at.1)? {
+            if page.events.len() == query.limit {
+                page.next = Some(match query.order {
+                    Order::Time => Position::AfterTime(last.0, last.1),
+                    _ => Position::BeforeTime(last.0, last.1),
+                });
+                break;
+            }
+            page.events.push(event);
+            last = at;
+        }
+    }
+    Ok(page)
+}
+
+/// The runs of all parts as one, each event once.
+struct Merge<'a> {
+    conn: &'a Connection,
+    lanes: Vec<Lane>,
+    heap: BinaryHeap<Entry>,
+    chunk: usize,
+    last: Option<(u64, u64)>,
+    descending: bool,
+}
+
+struct Lane {
+    run: Option<Run>,
+    window: Window,
+    ahead: VecDeque<(u64, u64)>,
+}
+
+/// Greatest first: the time and seq, negated for ascending walks.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Entry(i128, usize, (u64, u64));
+
+impl<'a> Merge<'a> {
+    fn open(
+        conn: &'a Connection,
+        query: &EventQuery,
+        parts: &[Chosen],
+        wanted: usize,
+    ) -> Result<Self> {
+        let descending = query.order == Order::TimeDescending;
+        let from = match query.from {
+            Some(Position::AfterTime(ns, seq) | Position::BeforeTime(ns, seq)) => Some((ns, seq)),
+            _ => None,
+        };
+        let total: usize = parts.iter().map(|part| part.runs.len()).sum();
+        let chunk = (wanted * 2 / total.max(1)).clamp(wanted.min(16), wanted);
+        let mut merge = Self {
+            conn,
+            lanes: Vec::with_capacity(total),
+            heap: BinaryHeap::with_capacity(total),
+            chunk,
+            last: None,
+            descending,
+        };
+        for part in parts {
+            let window = window(&part.filter, query.order);
+            for run in &part.runs {
+                let ahead = run.read(conn, from, window, chunk)?;
+                merge.lanes.push(Lane { run: Some(run.clone()), window, ahead });
+            }
+            if !part.seqs.is_empty() {
+                let ahead = merge.found_by_id(&part.seqs, from)?;
+                merge.lanes.push(Lane { run: None, window, ahead });
+            }
+        }
+        for lane in 0..merge.lanes.len() {
+            merge.push(lane)?;
+        }
+        Ok(merge)
+    }
+
+    fn found_by_id(
+        &self,
+        seqs: &[u64],
+        from: Option<(u64, u64)>,
+    ) -> Result<VecDeque<(u64, u64)>> {
+        let mut found = Vec::with_capacity(seqs.len());
+        let mut time = self.conn.prepare_cached("SELECT created_at_ns FROM events WHERE seq = ?1")?;
+        for &seq in seqs {
+            let at: i64 = time.query_row([seq as i64], |row| row.get(0))?;
+            found.push((at as u64, seq));
+        }
+        found.sort_unstable();
+        if self.descending {
+            found.reverse();
+            found.retain(|at| from.is_none_or(|from| *at < from));
+        } else {
+            found.retain(|at| from.is_none_or(|from| *at > from));
+        }
+        found.dedup();
+        Ok(found.into())
+    }
+
+    /// Puts the next entry of a lane into the heap, reading on where the lane ran dry.
+    fn push(&mut self, index: usize) -> Result<()> {
+        let lane = &mut self.lanes[index];
+        if let Some(at) = lane.ahead.pop_front() {
+            if lane.ahead.is_empty()
+                && let Some(run) = &lane.run
+            {
+                lane.ahead = run.read(self.conn, Some(at), lane.window, self.chunk)?;
+            }
+            let rank = i128::from(at.0) << 64 | i128::from(at.1);
+            self.heap.push(Entry(if self.descending { rank } else { -rank }, index, at));
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<Option<(u64, u64)>> {
+        while let Some(Entry(_, lane, at)) = self.heap.pop() {
+            self.push(lane)?;
+            if self.last.replace(at) != Some(at) {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Fetches rows and drops those that the indexes could not rule out.
+struct Rows<'a> {
+    conn: &'a Connection,
+    query: &'a EventQuery,
+    parts: &'a [Chosen],
+    /// One filter that the index answers in full: rows need no further look.
+    covered: bool,
+}
+
+impl<'a> Rows<'a> {
+    fn new(conn: &'a Connection, query: &'a EventQuery, parts: &'a [Chosen]) -> Self {
+        let covered = parts.len() == 1 && covered(&parts[0].filter);
+        Self { conn, query, parts, covered }
+    }
+
+    fn event(&mut self, seq: u64) -> Result<Option<StoredEvent>> {
+        let mut row = self.conn.prepare_cached(
+            "SELECT created_at_ns, expires_at_s, superseded, json FROM events WHERE seq = ?1",
+        )?;
+        let mut rows = row.query(params![seq as i64])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let expires: Option<i64> = row.get(1)?;
+        let superseded: bool = row.get(2)?;
+        if expires.is_some_and(|at| at as u64 <= self.query.now_s)
+            || superseded && !self.query.history
+        {
+            return Ok(None);
+        }
+        let json = row.get_ref(3)?.as_blob().map_err(|e| StoreError::Corrupt(e.to_string()))?;
+        let json = bytes::Bytes::copy_from_slice(json);
+        if !self.covered && !self.matches(seq, &json)? {
+            return Ok(None);
+        }
+        Ok(Some(StoredEvent { seq, created_at_ns: row.get::<_, i64>(0)? as u64, json }))
+    }
+
+    fn wanted(&mut self, seq: u64) -> Result<bool> {
+        Ok(self.event(seq)?.is_some())
+    }
+
+    fn matches(&self, seq: u64, json: &bytes::Bytes) -> Result<bool> {
+        let event = Event::from_stored(json.clone())
+            .map_err(|error| StoreError::Corrupt(format!("event {seq}: {error}")))?;
+        Ok(self.parts.iter().any(|part| part.filter.matches(&event)))
+    }
+}
+
+fn by_seq(
+    conn: &Connection,
+    query: &EventQuery,
+    parts: &[Chosen],
+    head: u64,
+) -> Result<Page> {
+    match few(conn, query, parts)? {
+        Some(seqs) => pick(conn, query, parts, seqs),
+        None => walk(conn, query, parts, head),
+    }
+}
+
+/// All candidates, if they are few enough to be sorted.
+fn few(conn: &Connection, query: &EventQuery, parts: &[Chosen]) -> Result<Option<Vec<u64>>> {
+    let mut seqs = Vec::new();
+    for part in parts {
+        seqs.extend_from_slice(&part.seqs);
+        for run in &part.runs {
+            let room = SORTABLE + 1 - seqs.len().min(SORTABLE);
+            let entries = run.read(conn, None, window(&part.filter, Order::Time), room)?;
+            seqs.extend(entries.into_iter().map(|(_, seq)| seq));
+            if seqs.len() > SORTABLE {
+                return Ok(None);
+            }
+        }
+    }
+    let from = query.from;
+    seqs.retain(|&seq| match from {
+        Some(Position::AfterSeq(after)) => seq > after,
+        Some(Position::BeforeSeq(before)) => seq < before,
+        _ => true,
+    });
+    seqs.sort_unstable();
+    seqs.dedup();
+    if query.order == Order::SeqDescending {
+        seqs.reverse();
+    }
+    Ok(Some(seqs))
+}
+
+fn pick(
+    conn: &Connection,
+    query: &EventQuery,
+    parts: &[Chosen],
+    seqs: Vec<u64>,
+) -> Result<Page> {
+    let mut rows = Rows::new(conn, query, parts);
+    let mut page = Page::default();
+    for seq in seqs {
+        if let Some(event) = rows.event(seq)? {
+            if page.events.len() == query.limit {
+                page.next = page.events.last().map(|last| seq_position(query.order, last.seq));
+                break;
+            }
+            page.through_seq = seq;
+            page.events.push(event);
+        }
+    }
+    Ok(page)
+}
+
+const fn seq_position(order: Order, seq: u64) -> Position {
+    match order {
+        Order::SeqDescending => Position::BeforeSeq(seq),
+        _ => Position::AfterSeq(seq),
+    }
+}
+
+/// Looks at the log itself, in order, until the page is full.
+fn walk(conn: &Connection, query: &EventQuery, parts: &[Chosen], head: u64) -> Result<Page> {
+    let narrow = Narrow::of(conn, query, parts)?;
+    let mut rows = Rows::new(conn, query, parts);
+    let mut page = Page::default();
+    let descending = query.order == Order::SeqDescending;
+    let mut at = match query.from {
+        Some(Position::AfterSeq(seq) | Position::BeforeSeq(seq)) => seq,
+        _ if descending => head + 1,
+        _ => 0,
+    };
+    let sql = if descending {
+        "SELECT seq, ns, author, kind, superseded FROM events WHERE seq < ?1
+         ORDER BY seq DESC LIMIT ?2"
+    } else {
+        "SELECT seq, ns, author, kind, superseded FROM events WHERE seq > ?1
+         ORDER BY seq LIMIT ?2"
+    };
+    loop {
+        let mut chunk = conn.prepare_cached(sql)?;
+        let mut found = chunk.query(params![at as i64, WALK_CHUNK as i64])?;
+        let mut seen = 0;
+        while let Some(row) = found.next()? {
+            seen += 1;
+            at = row.get::<_, i64>(0)? as u64;
+            if !narrow.passes(row)? {
+                continue;
+            }
+            let Some(event) = rows.event(at)? else { continue };
+            page.events.push(event);
+            page.through_seq = at;
+            if page.events.len() == query.limit {
+                page.next = Some(seq_position(query.order, at));
+                return Ok(page);
+            }
+        }
+        if seen < WALK_CHUNK {
+            return Ok(page);
+        }
+    }
+}
+
+/// What of the filters can be told from the narrow columns, for each part.
+struct Narrow {
+    history: bool,
+    parts: Vec<(Vec<i64>, Vec<i64>, Vec<u16>)>,
+}
+
+impl Narrow {
+    fn of(conn: &Connection, query: &EventQuery, parts: &[Chosen]) -> Result<Self> {
+        let mut narrow = Self { history: query.history, parts: Vec::new() };
+        for part in parts {
+            let ns = numbers(&part.filter.ns, |ns: &Namespace| find_namespace(conn, ns))?;
+            let authors = numbers(&part.filter.authors, |key: &NodeId| find_author(conn, key))?;
+            if part.filter.authors.is_empty() || !authors.is_empty() {
+                narrow.parts.push((ns, authors, part.filter.kinds.clone()));
+            }
+        }
+        Ok(narrow)
+    }
+
+    fn passes(&self, row: &rusqlite::Row<'_>) -> Result<bool> {
+        let (ns, author): (i64, i64) = (row.get(1)?, row.get(2)?);
+        let (kind, superseded): (u16, bool) = (row.get(3)?, row.get(4)?);
+        if superseded && !self.history {
+            return Ok(false);
+        }
+        Ok(self.parts.iter().any(|(namespaces, authors, kinds)| {
+            namespaces.contains(&ns)
+                && (authors.is_empty() || authors.contains(&author))
+                && (kinds.is_empty() || kinds.contains(&kind))
+        }))
+    }
+}
+
+fn numbers<T>(names: &[T], find: impl Fn(&T) -> Result<Option<i64>>) -> Result<Vec<i64>> {
+    names.iter().filter_map(|name| find(name).transpose()).collect()
+}

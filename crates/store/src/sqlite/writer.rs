@@ -1,0 +1,155 @@
+//! The writer's connection.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use relay_proto::{
+    Event,
+    lease::{LeaseLimits, LeaseRow, LeaseTable, Now},
+};
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::{dictionary::Dictionary, leases, log, migrate, query};
+use crate::{
+    batch::Batch,
+    error::{Result, StoreError},
+    writer::{DomainWrite, WriteBackend},
+};
+
+pub(super) struct SqliteWriter {
+    conn: Connection,
+    names: Dictionary,
+    limits: LeaseLimits,
+    reset_wal: Arc<AtomicBool>,
+}
+
+impl SqliteWriter {
+    pub fn new(conn: Connection, limits: LeaseLimits, reset_wal: Arc<AtomicBool>) -> Self {
+        Self { conn, names: Dictionary::default(), limits, reset_wal }
+    }
+
+    /// Begins the log file anew where the checkpointer asked for it; it has copied nearly everything.
+    fn reset_wal_if_asked(&self) {
+        if self.reset_wal.swap(false, Ordering::Relaxed) {
+            let reset = self.conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+            if let Err(error) = reset {
+                tracing::debug!(%error, "the log could not begin anew; readers are using it");
+            }
+        }
+    }
+}
+
+impl WriteBackend for SqliteWriter {
+    type Domain = Write;
+
+    async fn begin(&mut self) -> Result<()> {
+        Ok(self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(|_| ())?)
+    }
+
+    async fn look_up(&mut self, next_seq: u64, events: &[Event]) -> Result<Batch> {
+        log::look_up(&self.conn, &mut self.names, next_seq, events.iter())
+    }
+
+    async fn write_events(&mut self, batch: &Batch) -> Result<()> {
+        log::write(&self.conn, &mut self.names, batch)
+    }
+
+    async fn write_leases(&mut self, rows: &[LeaseRow]) -> Result<()> {
+        leases::append(&self.conn, rows)
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        self.conn.prepare_cached("COMMIT")?.execute([])?;
+        self.reset_wal_if_asked();
+        Ok(())
+    }
+
+    async fn rollback(&mut self) {
+        if !self.conn.is_autocommit()
+            && let Err(error) = self.conn.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "a transaction could not be rolled back");
+        }
+        self.names.forget();
+    }
+
+    async fn load_leases(&mut self, now: Now) -> Result<LeaseTable> {
+        leases::load(&self.conn, &self.limits, now)
+    }
+
+    async fn next_seq(&mut self) -> Result<u64> {
+        let floor = migrate::meta(&self.conn, NEXT_SEQ_FLOOR)?.unwrap_or(1) as u64;
+        Ok((query::head_seq(&self.conn)? + 1).max(floor))
+    }
+
+    async fn checkpoint_leases(&mut self, table: &LeaseTable) -> Result<()> {
+        leases::checkpoint(&self.conn, table)
+    }
+}
+
+/// `seq` is never used twice, also when the newest events have been deleted: whoever deletes raises this.
+pub(super) const NEXT_SEQ_FLOOR: &str = "next_seq_floor";
+
+/// A write of another domain: statements now, the answer after the commit.
+pub(super) struct Write(Box<dyn Job>);
+
+trait Job: Send {
+    fn run(&mut self, conn: &Connection);
+    fn finish(self: Box<Self>, committed: Result<()>);
+}
+
+struct JobOf<T, F> {
+    run: Option<F>,
+    result: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl Write {
+    pub fn new<T: Send + 'static>(
+        run: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+        reply: oneshot::Sender<Result<T>>,
+    ) -> Self {
+        Self(Box::new(JobOf { run: Some(run), result: None, reply }))
+    }
+}
+
+impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Job for JobOf<T, F> {
+    fn run(&mut self, conn: &Connection) {
+        self.result = self.run.take().map(|run| under_savepoint(conn, run));
+    }
+
+    fn finish(self: Box<Self>, committed: Result<()>) {
+        let result = self.result.unwrap_or(Err(StoreError::Closed));
+        let _ = self.reply.send(committed.and(result));
+    }
+}
+
+impl DomainWrite<SqliteWriter> for Write {
+    fn run(&mut self, backend: &mut SqliteWriter) {
+        self.0.run(&backend.conn);
+    }
+
+    fn finish(self, committed: Result<()>) {
+        self.0.finish(committed);
+    }
+}
+
+fn under_savepoint<T>(
+    conn: &Connection,
+    run: impl FnOnce(&Connection) -> Result<T>,
+) -> Result<T> {
+    conn.execute_batch("SAVEPOINT domain")?;
+    match run(conn) {
+        Ok(done) => {
+            conn.execute_batch("RELEASE domain")?;
+            Ok(done)
+        }
+        Err(error) => {
+            conn.execute_batch("ROLLBACK TO domain; RELEASE domain")?;
+            Err(error)
+        }
+    }
+}
