@@ -153,19 +153,20 @@ mod tests {
     /// All orders of arrival of four versions, two of the same time, end with the same head.
     #[test]
     fn the_latest_does_not_depend_on_arrival() {
-        let versions =
-            [version(5, "a"), version(9, "b"), version(9, "c"), version(1, "d")];
+        let versions = [version(5, "a"), version(9, "b"), version(9, "c"), version(1, "d")];
         let winner = versions.iter().max_by_key(|event| event.version()).unwrap().id();
         let mut orders = vec![vec![]];
         for _ in 0..4 {
             orders = orders
                 .into_iter()
                 .flat_map(|order: Vec<usize>| {
-                    (0..4).filter(move |i| !order.contains(i)).map({
-                        let order = order.clone();
-                        move |i| [order.clone(), vec![i]].concat()
-                    })
-                    .collect::<Vec<_>>()
+                    (0..4)
+                        .filter(move |i| !order.contains(i))
+                        .map({
+                            let order = order.clone();
+                            move |i| [order.clone(), vec![i]].concat()
+                        })
+                        .collect::<Vec<_>>()
                 })
                 .collect();
         }

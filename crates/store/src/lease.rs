@@ -1,6 +1,9 @@
 //! The history of locks as it is read back.
 
-use relay_proto::{Namespace, lease::{LeaseRow, Resource}};
+use relay_proto::{
+    Namespace,
+    lease::{LeaseRow, Resource},
+};
 
 /// Which rows of the history are wanted, newest first.
 #[derive(Debug, Clone)]

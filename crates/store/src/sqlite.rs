@@ -151,7 +151,8 @@ async fn start_writer(
     let thread = std::thread::Builder::new()
         .name("store-writer".into())
         .spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build()
+            {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     let _ = opened.send(Err(StoreError::Database(error.to_string())));
@@ -176,7 +177,8 @@ async fn start_writer(
 }
 
 fn lock_dir(dir: &Path) -> Result<File> {
-    let failed = |error: std::io::Error| StoreError::Database(format!("{}: {error}", dir.display()));
+    let failed =
+        |error: std::io::Error| StoreError::Database(format!("{}: {error}", dir.display()));
     std::fs::create_dir_all(dir).map_err(failed)?;
     let lock = File::create(dir.join("relay.lock")).map_err(failed)?;
     match lock.try_lock() {

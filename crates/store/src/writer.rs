@@ -275,9 +275,10 @@ impl<B: WriteBackend> Writer<B> {
         if self.appends.is_empty() && self.urgent.is_empty() {
             self.backend.idle().await;
         }
-        let due = self.leases.next_deadline().map(|deadline| {
-            Duration::from_nanos(deadline.saturating_sub(self.clock.mono_ns()))
-        });
+        let due = self
+            .leases
+            .next_deadline()
+            .map(|deadline| Duration::from_nanos(deadline.saturating_sub(self.clock.mono_ns())));
         tokio::select! {
             biased;
             job = self.urgent.recv() => self.take(&mut work, job?),
@@ -295,7 +296,8 @@ impl<B: WriteBackend> Writer<B> {
         {
             self.take(work, job);
         }
-        let size = |job: &AppendJob| job.events.iter().map(|event| event.json().len()).sum::<usize>();
+        let size =
+            |job: &AppendJob| job.events.iter().map(|event| event.json().len()).sum::<usize>();
         let mut events: usize = work.appends.iter().map(|job| job.events.len()).sum();
         let mut bytes: usize = work.appends.iter().map(size).sum();
         while events < MAX_EVENTS
@@ -381,11 +383,7 @@ impl<B: WriteBackend> Writer<B> {
         self.leases.expire(now, &alive, EXPIRY_BUDGET, applied);
     }
 
-    async fn write_events(
-        &mut self,
-        work: &Work<B::Domain>,
-        outcome: &mut Outcome,
-    ) -> Result<()> {
+    async fn write_events(&mut self, work: &Work<B::Domain>, outcome: &mut Outcome) -> Result<()> {
         let now = now(&*self.clock);
         let events: Vec<Event> =
             work.appends.iter().flat_map(|job| job.events.iter().cloned()).collect();

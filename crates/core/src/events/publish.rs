@@ -37,8 +37,14 @@ pub struct Published {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublishStatus {
-    Stored { seq: u64, latest: bool },
-    Duplicate { seq: u64, latest: bool },
+    Stored {
+        seq: u64,
+        latest: bool,
+    },
+    Duplicate {
+        seq: u64,
+        latest: bool,
+    },
     /// Ephemeral: sent to those who listen, not stored.
     Relayed,
 }
@@ -132,10 +138,7 @@ impl Events {
         let (tell, told) = oneshot::channel();
         let count = raws.len();
         let shared = self.shared.clone();
-        let queued = self
-            .verifier
-            .check(raws, move |verified| shared.admit(verified, tell))
-            .await;
+        let queued = self.verifier.check(raws, move |verified| shared.admit(verified, tell)).await;
         let steps = if queued { told.await.ok() } else { None };
         let Some(steps) = steps else {
             return vec![Err(closed()); count];
@@ -195,11 +198,8 @@ impl Shared {
 
     fn relay(&self, event: Event, now_ns: u64) -> Published {
         let id = event.id();
-        let new = self
-            .ephemerals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(now_ns, &event);
+        let new =
+            self.ephemerals.lock().unwrap_or_else(PoisonError::into_inner).push(now_ns, &event);
         if new {
             self.fanout.ephemeral(event);
         }
@@ -235,7 +235,13 @@ impl Shared {
         steps.into_iter().map(&mut place).collect()
     }
 
-    fn outcome(&self, id: EventId, answer: Appended, event: Option<&Event>, now_ns: u64) -> Outcome {
+    fn outcome(
+        &self,
+        id: EventId,
+        answer: Appended,
+        event: Option<&Event>,
+        now_ns: u64,
+    ) -> Outcome {
         let status = match answer {
             Appended::Stored { seq, latest } => {
                 self.stats.stored.fetch_add(1, Ordering::Relaxed);

@@ -2,7 +2,10 @@
 
 use std::sync::PoisonError;
 
-use relay_proto::{Cursor, Event, EventId, Filter, Namespace, NodeId, Position, Problem, event::Class, event::class_of};
+use relay_proto::{
+    Cursor, Event, EventId, Filter, Namespace, NodeId, Position, Problem, event::Class,
+    event::class_of,
+};
 use relay_store::{Coordinate, EventQuery, FoundEvent, Order, Page};
 
 use super::publish::{Events, Shared, store_problem};
@@ -60,7 +63,8 @@ impl Events {
             Some(text) => Some(position(text, self.log_id(), question.order)?),
         };
         let pruned = self.shared.pruned(&query).await?;
-        let mut page = self.shared.store.page(query.clone()).await.map_err(|e| store_problem(&e))?;
+        let mut page =
+            self.shared.store.page(query.clone()).await.map_err(|e| store_problem(&e))?;
         if let Some(problem) = pruned {
             return Err(problem);
         }
@@ -131,7 +135,11 @@ impl Shared {
     }
 
     /// Checks the question and adds what the reader may see. Also tells whether ephemeral events may match.
-    fn query(&self, reader: &dyn ReadScope, question: &Question) -> Result<(EventQuery, bool), Problem> {
+    fn query(
+        &self,
+        reader: &dyn ReadScope,
+        question: &Question,
+    ) -> Result<(EventQuery, bool), Problem> {
         check_filters(&question.filters)?;
         for ns in question.filters.iter().flat_map(|filter| &filter.ns) {
             if !reader.may_read(ns) {
@@ -184,7 +192,11 @@ impl Shared {
         }))
     }
 
-    fn visible(&self, reader: &dyn ReadScope, found: Option<FoundEvent>) -> Result<FoundEvent, Problem> {
+    fn visible(
+        &self,
+        reader: &dyn ReadScope,
+        found: Option<FoundEvent>,
+    ) -> Result<FoundEvent, Problem> {
         let now_s = self.clock.wall_ns() / 1_000_000_000;
         found
             .filter(|found| reader.may_read(&found.namespace))
@@ -251,9 +263,5 @@ fn position(text: &str, log: u32, order: Order) -> Result<Position, Problem> {
             | (Order::Time, Position::AfterTime(..))
             | (Order::TimeDescending, Position::BeforeTime(..))
     );
-    if fits {
-        Ok(position)
-    } else {
-        Err(Problem::invalid("the cursor belongs to another order"))
-    }
+    if fits { Ok(position) } else { Err(Problem::invalid("the cursor belongs to another order")) }
 }

@@ -46,13 +46,9 @@ impl Index {
                 match key {
                     Key::Id(id) => self.by_id.entry(id).or_default().push(entry),
                     Key::Author(key) => self.by_author.entry(key).or_default().push(entry),
-                    Key::Tag(name, value) => self
-                        .by_tag
-                        .entry(name)
-                        .or_default()
-                        .entry(value)
-                        .or_default()
-                        .push(entry),
+                    Key::Tag(name, value) => {
+                        self.by_tag.entry(name).or_default().entry(value).or_default().push(entry)
+                    }
                     Key::Kind(kind) => self.by_kind.entry(kind).or_default().push(entry),
                 }
             }

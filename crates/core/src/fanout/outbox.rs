@@ -102,10 +102,11 @@ impl Outbox {
     pub(super) fn note(&self, item: Item) {
         let mut queue = self.lock();
         match (item, queue.items.back_mut()) {
-            (
-                Item::Dropped { to, count },
-                Some(Item::Dropped { to: before, count: sum }),
-            ) if *before == to => *sum += count,
+            (Item::Dropped { to, count }, Some(Item::Dropped { to: before, count: sum }))
+                if *before == to =>
+            {
+                *sum += count
+            }
             (item, _) => queue.items.push_back(item),
         }
         drop(queue);

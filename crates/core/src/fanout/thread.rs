@@ -442,7 +442,9 @@ impl Thread {
                     continue;
                 }
                 let frame = text
-                    .get_or_insert_with(|| frame::encode("lock.changed", None, &row.change()).into())
+                    .get_or_insert_with(|| {
+                        frame::encode("lock.changed", None, &row.change()).into()
+                    })
                     .clone();
                 let taken = watch.outbox.offer(&mut vec![Item::Frame(frame)]);
                 if taken == 0 {

@@ -88,10 +88,9 @@ impl Run {
                 "events INDEXED BY events_by_kind WHERE ns = ? AND kind = ? AND superseded = ?",
                 vec![ns.into(), kind.into(), superseded.into()],
             ),
-            Self::Tag { tag, superseded } => (
-                "event_tags WHERE tag = ? AND superseded = ?",
-                vec![tag.into(), superseded.into()],
-            ),
+            Self::Tag { tag, superseded } => {
+                ("event_tags WHERE tag = ? AND superseded = ?", vec![tag.into(), superseded.into()])
+            }
         }
     }
 
@@ -134,9 +133,8 @@ impl Run {
         let (body, mut values) = self.sql();
         values.push(Value::from(limit as i64));
         let sql = format!("SELECT count(*) FROM (SELECT 1 FROM {body} LIMIT ?)");
-        let count: i64 = conn
-            .prepare_cached(&sql)?
-            .query_row(params_from_iter(values), |row| row.get(0))?;
+        let count: i64 =
+            conn.prepare_cached(&sql)?.query_row(params_from_iter(values), |row| row.get(0))?;
         Ok(count as usize)
     }
 }
@@ -354,13 +352,10 @@ impl<'a> Merge<'a> {
         Ok(merge)
     }
 
-    fn found_by_id(
-        &self,
-        seqs: &[u64],
-        from: Option<(u64, u64)>,
-    ) -> Result<VecDeque<(u64, u64)>> {
+    fn found_by_id(&self, seqs: &[u64], from: Option<(u64, u64)>) -> Result<VecDeque<(u64, u64)>> {
         let mut found = Vec::with_capacity(seqs.len());
-        let mut time = self.conn.prepare_cached("SELECT created_at_ns FROM events WHERE seq = ?1")?;
+        let mut time =
+            self.conn.prepare_cached("SELECT created_at_ns FROM events WHERE seq = ?1")?;
         for &seq in seqs {
             let at: i64 = time.query_row([seq as i64], |row| row.get(0))?;
             found.push((at as u64, seq));
@@ -449,12 +444,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn by_seq(
-    conn: &Connection,
-    query: &EventQuery,
-    parts: &[Chosen],
-    head: u64,
-) -> Result<Page> {
+fn by_seq(conn: &Connection, query: &EventQuery, parts: &[Chosen], head: u64) -> Result<Page> {
     match few(conn, query, parts)? {
         Some(seqs) => pick(conn, query, parts, seqs),
         None => walk(conn, query, parts, head),
@@ -489,12 +479,7 @@ fn few(conn: &Connection, query: &EventQuery, parts: &[Chosen]) -> Result<Option
     Ok(Some(seqs))
 }
 
-fn pick(
-    conn: &Connection,
-    query: &EventQuery,
-    parts: &[Chosen],
-    seqs: Vec<u64>,
-) -> Result<Page> {
+fn pick(conn: &Connection, query: &EventQuery, parts: &[Chosen], seqs: Vec<u64>) -> Result<Page> {
     let mut rows = Rows::new(conn, query, parts);
     let mut page = Page::default();
     for seq in seqs {

@@ -19,21 +19,18 @@ impl Readers {
         let count = count.max(1);
         let idle: Result<Vec<_>> =
             (0..count).map(|_| open_connection(path, Role::Reader)).collect();
-        Ok(Self {
-            permits: Arc::new(Semaphore::new(count)),
-            idle: Arc::new(Mutex::new(idle?)),
-        })
+        Ok(Self { permits: Arc::new(Semaphore::new(count)), idle: Arc::new(Mutex::new(idle?)) })
     }
 
     pub async fn run<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let permit =
-            self.permits.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let idle = self.idle.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let conn = idle.lock().ok().and_then(|mut idle| idle.pop()).ok_or(StoreError::Closed)?;
+            let conn =
+                idle.lock().ok().and_then(|mut idle| idle.pop()).ok_or(StoreError::Closed)?;
             let result = read(&conn);
             if let Ok(mut idle) = idle.lock() {
                 idle.push(conn);

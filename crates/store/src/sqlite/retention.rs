@@ -5,7 +5,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     dictionary::find_namespace,
-    log, migrate::{meta, set_meta},
+    log,
+    migrate::{meta, set_meta},
     query::head_seq,
     writer::NEXT_SEQ_FLOOR,
 };
@@ -139,9 +140,8 @@ fn delete(conn: &Connection, seqs: &[i64]) -> Result<()> {
     }
     let floor = meta(conn, NEXT_SEQ_FLOOR)?.unwrap_or(1).max(head_seq(conn)? as i64 + 1);
     set_meta(conn, NEXT_SEQ_FLOOR, floor)?;
-    let mut row = conn.prepare_cached(
-        "SELECT ns, author, kind, length(json) FROM events WHERE seq = ?1",
-    )?;
+    let mut row =
+        conn.prepare_cached("SELECT ns, author, kind, length(json) FROM events WHERE seq = ?1")?;
     for &seq in seqs {
         let found: Option<(i64, i64, u16, i64)> = row
             .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))

@@ -137,10 +137,7 @@ impl DomainWrite<SqliteWriter> for Write {
     }
 }
 
-fn under_savepoint<T>(
-    conn: &Connection,
-    run: impl FnOnce(&Connection) -> Result<T>,
-) -> Result<T> {
+fn under_savepoint<T>(conn: &Connection, run: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
     conn.execute_batch("SAVEPOINT domain")?;
     match run(conn) {
         Ok(done) => {
