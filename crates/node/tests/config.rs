@@ -4,6 +4,8 @@
 //! The files lie in `config/`: `bad_*.toml` name the problems that they must give, all of them and
 //! no others, in lines that begin with `#=`; `good_*.toml` must load.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests")]
+
 use std::{fs, io::Write, path::PathBuf, time::Duration};
 
 use relay_node::config::{
