@@ -113,6 +113,7 @@ impl Act<'_> {
                 self.end(id, LeaseAction::Break, extra);
             }
             Lease::Free { how: LeaseAction::Break, .. } => {}
+            Lease::Free { how: LeaseAction::Release, .. } => return Err(LeaseRefusal::StaleToken),
             _ => return Err(LeaseRefusal::LeaseExpired),
         }
         Ok(LeaseAnswer::Broken { resource: ask.resource, token: ask.token })

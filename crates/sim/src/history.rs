@@ -1,0 +1,106 @@
+//! What was asked and answered, and when.
+
+use std::fmt;
+
+/// A recorded run: operations of many clients on many resources.
+///
+/// Times are nanoseconds of one clock of the observer, who sits with the clients.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    pub entries: Vec<Entry>,
+    /// When a restarted relay first answered. A lease held before may run its full length again.
+    pub restarts: Vec<u64>,
+    /// How much later than its end a lease may still be seen, beside what the history itself
+    /// leaves open: the precision of the observer's clock and of the relay's.
+    pub slack_ns: u64,
+}
+
+/// One operation, from call to return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub client: u32,
+    pub resource: String,
+    pub call: u64,
+    /// When the answer came. Where the outcome is unknown: the latest time at which the request
+    /// can have had its effect (the end of the process that had it).
+    pub ret: u64,
+    pub ask: Ask,
+    pub outcome: Outcome,
+}
+
+/// What was asked. Owners are numbers given by the observer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    Acquire {
+        owner: u32,
+        lease_ms: u64,
+        request: Option<u64>,
+    },
+    Renew {
+        owner: u32,
+        token: u64,
+        lease_ms: u64,
+    },
+    Release {
+        owner: u32,
+        token: u64,
+    },
+    Break {
+        token: u64,
+    },
+    Inspect,
+    /// A write that is only stored if the owner holds the lock with this token.
+    Fenced {
+        owner: u32,
+        token: u64,
+    },
+}
+
+/// What was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Acquired.
+    Granted {
+        token: u64,
+    },
+    /// Renewed, released, broken, written.
+    Done,
+    Held {
+        owner: u32,
+    },
+    Expired,
+    Stale,
+    Forbidden,
+    Conflict,
+    /// A fenced write was refused.
+    Fenced,
+    /// Inspected: held.
+    Seen {
+        owner: u32,
+        token: u64,
+    },
+    /// Inspected: free.
+    SeenFree {
+        last_token: u64,
+    },
+    /// No answer came: it may have had its effect or not.
+    Unknown,
+    /// Refused with nothing changed and nothing said about the lock.
+    Nothing,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |ns: u64| ns as f64 / 1e6;
+        write!(
+            f,
+            "{:>12.3} .. {:>12.3} ms  client {:<3} {}  {:?} -> {:?}",
+            ms(self.call),
+            ms(self.ret),
+            self.client,
+            self.resource,
+            self.ask,
+            self.outcome
+        )
+    }
+}
