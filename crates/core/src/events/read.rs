@@ -8,8 +8,8 @@ use relay_proto::{
 };
 use relay_store::{Coordinate, EventQuery, FoundEvent, Order, Page};
 
-use super::publish::{Events, Shared, store_problem};
-use crate::fanout::ReadScope;
+use super::publish::{Events, Shared};
+use crate::{failure::store_problem, fanout::ReadScope};
 
 /// Longest page.
 pub const MAX_LIMIT: usize = 1_000;

@@ -1,0 +1,236 @@
+//! Figures for operators (Prometheus; names as `cli.md` section 4 has them).
+//!
+//! Counters are plain atomics, so that the hot paths pay next to nothing; the text is made when it is asked for.
+
+use std::{
+    fmt::Write,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use relay_proto::lease::{LeaseAction, LeaseRow};
+use relay_store::{Committed, WriteStats};
+
+use crate::node::Node;
+
+/// Upper bounds of the buckets of a histogram of seconds.
+const BOUNDS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// A histogram of seconds.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BOUNDS.len()],
+    count: AtomicU64,
+    sum_ns: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts one observation, nanoseconds.
+    pub fn observe_ns(&self, ns: u64) {
+        self.observe_many_ns(ns, 1);
+    }
+
+    /// Counts the same observation `times` times.
+    pub fn observe_many_ns(&self, ns: u64, times: u64) {
+        let seconds = ns as f64 / 1e9;
+        if let Some(bucket) = BOUNDS.iter().position(|&bound| seconds <= bound) {
+            self.buckets[bucket].fetch_add(times, Ordering::Relaxed);
+        }
+        self.count.fetch_add(times, Ordering::Relaxed);
+        self.sum_ns.fetch_add(ns.saturating_mul(times), Ordering::Relaxed);
+    }
+
+    fn write(&self, out: &mut String, name: &str, help: &str) {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
+        let mut sum = 0;
+        for (bound, bucket) in BOUNDS.iter().zip(&self.buckets) {
+            sum += bucket.load(Ordering::Relaxed);
+            let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {sum}");
+        }
+        let count = self.count.load(Ordering::Relaxed);
+        let seconds = self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
+        let _ = writeln!(
+            out,
+            "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {seconds}\n{name}_count {count}"
+        );
+    }
+}
+
+/// What the node counts itself.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// From an event's arrival to its commit.
+    event_lag: Histogram,
+    store_write: Histogram,
+    /// From asking for a lock to having it.
+    pub lock_wait: Histogram,
+    lock_takeovers: AtomicU64,
+    lock_acquires: AtomicU64,
+    writer_queued: AtomicU64,
+    /// Open sockets.
+    pub connections: AtomicU64,
+    /// Open event streams over SSE.
+    pub sse_streams: AtomicU64,
+    /// Connections closed because they did not read.
+    pub slow_consumers: AtomicU64,
+    /// Answers by class of status: index 0 is 1xx.
+    pub responses: [AtomicU64; 5],
+}
+
+impl Metrics {
+    pub(crate) fn committed(&self, events: &[Committed], now_ns: u64) {
+        // All of one job arrived together; the first of each job stands for the others.
+        let mut last = (0, 0);
+        for event in events {
+            if event.received_at_ns == last.0 {
+                last.1 += 1;
+                continue;
+            }
+            self.observe_lag(last, now_ns);
+            last = (event.received_at_ns, 1);
+        }
+        self.observe_lag(last, now_ns);
+    }
+
+    fn observe_lag(&self, (received_at_ns, times): (u64, u64), now_ns: u64) {
+        if times > 0 {
+            self.event_lag.observe_many_ns(now_ns.saturating_sub(received_at_ns), times);
+        }
+    }
+
+    pub(crate) fn leases_changed(&self, rows: &[LeaseRow]) {
+        for row in rows {
+            match row.action {
+                LeaseAction::Acquire => self.lock_acquires.fetch_add(1, Ordering::Relaxed),
+                LeaseAction::TakeOver => {
+                    self.lock_acquires.fetch_add(1, Ordering::Relaxed);
+                    self.lock_takeovers.fetch_add(1, Ordering::Relaxed)
+                }
+                _ => 0,
+            };
+        }
+    }
+
+    pub(crate) fn wrote(&self, stats: WriteStats) {
+        self.store_write.observe_ns(stats.took.as_nanos() as u64);
+        self.writer_queued.store(stats.queued as u64, Ordering::Relaxed);
+    }
+}
+
+impl Node {
+    /// Everything in the Prometheus text format.
+    pub fn metrics_text(&self) -> String {
+        let mut out = String::with_capacity(8 << 10);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let metrics = &*self.metrics;
+        metrics.event_lag.write(
+            &mut out,
+            "relay_event_lag_seconds",
+            "From the verification of an event to its commit.",
+        );
+        metrics.store_write.write(
+            &mut out,
+            "relay_store_write_seconds",
+            "How long a group transaction of the store took.",
+        );
+        metrics.lock_wait.write(
+            &mut out,
+            "relay_lock_wait_seconds",
+            "From asking for a lock to having it.",
+        );
+        let events = self.events.stats();
+        let fanout = self.fanout.stats();
+        let locks = self.locks.stats();
+        let contended = locks.contended.load(Ordering::Relaxed).max(0) as u64;
+        for (name, help, value) in [
+            ("relay_events_stored_total", "Events stored.", load(&events.stored)),
+            (
+                "relay_events_duplicate_total",
+                "Events that were stored already.",
+                load(&events.duplicates),
+            ),
+            ("relay_events_relayed_total", "Ephemeral events passed on.", load(&events.relayed)),
+            (
+                "relay_events_refused_total",
+                "Events refused by policy, quota or fence.",
+                load(&events.refused),
+            ),
+            (
+                "relay_events_bad_signature_total",
+                "Events whose signature did not verify.",
+                load(&events.bad_signatures),
+            ),
+            (
+                "relay_fanout_delivered_total",
+                "Frames handed to subscribers.",
+                load(&fanout.delivered),
+            ),
+            (
+                "relay_fanout_lagged_total",
+                "Subscriptions that fell behind and went back to the store.",
+                load(&fanout.lagged),
+            ),
+            (
+                "relay_fanout_dropped_total",
+                "Ephemeral frames that found no room.",
+                load(&fanout.dropped),
+            ),
+            ("relay_lock_acquired_total", "Locks granted.", load(&metrics.lock_acquires)),
+            (
+                "relay_lock_takeovers_total",
+                "Locks taken after the lease before had expired.",
+                load(&metrics.lock_takeovers),
+            ),
+            ("relay_lock_contended_total", "Acquires that found the lock held.", contended),
+            (
+                "relay_slow_consumers_total",
+                "Connections closed because they did not read.",
+                load(&metrics.slow_consumers),
+            ),
+        ] {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
+        }
+        for (name, help, value) in [
+            ("relay_subscriptions", "Live subscriptions.", load(&fanout.subscriptions)),
+            (
+                "relay_verify_queue",
+                "Jobs that wait for verification.",
+                self.events.waiting() as u64,
+            ),
+            (
+                "relay_store_queue",
+                "Jobs that waited for the writer at its last commit.",
+                load(&metrics.writer_queued),
+            ),
+            ("relay_log_seq", "The newest seq of the event log.", self.store.committed_seq()),
+        ] {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+        }
+        let _ = writeln!(
+            out,
+            "# HELP relay_connections Open connections.\n# TYPE relay_connections gauge\n\
+             relay_connections{{kind=\"socket\"}} {}\nrelay_connections{{kind=\"sse\"}} {}",
+            load(&metrics.connections),
+            load(&metrics.sse_streams)
+        );
+        let _ = writeln!(
+            out,
+            "# HELP relay_http_responses_total Answers over HTTP.\n# TYPE relay_http_responses_total counter"
+        );
+        for (class, count) in metrics.responses.iter().enumerate() {
+            let _ = writeln!(
+                out,
+                "relay_http_responses_total{{class=\"{}xx\"}} {}",
+                class + 1,
+                load(count)
+            );
+        }
+        let _ = writeln!(
+            out,
+            "# HELP relay_build_info Which program runs.\n# TYPE relay_build_info gauge\n\
+             relay_build_info{{version=\"{}\"}} 1",
+            env!("CARGO_PKG_VERSION")
+        );
+        out
+    }
+}

@@ -1,0 +1,78 @@
+//! The node: what the doors call. One day it asks first where a name lives; today everything lives here.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use relay_core::{
+    events::Events,
+    fanout::Fanout,
+    locks::Locks,
+    policy::{Op, Policy, Principal, quota::Quotas},
+};
+use relay_proto::{EventLimits, Namespace, Problem};
+use relay_store::{Clock, Store};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{config::Config, gate::Reader, identity::Identity, metrics::Metrics};
+
+/// A running relay without its doors.
+#[derive(Debug)]
+pub struct Node {
+    pub config: Config,
+    pub identity: Identity,
+    pub clock: Arc<dyn Clock>,
+    pub store: Store,
+    pub events: Arc<Events>,
+    pub locks: Locks,
+    pub fanout: Arc<Fanout>,
+    pub policy: Arc<Policy>,
+    pub quotas: Arc<Quotas>,
+    pub metrics: Arc<Metrics>,
+    pub event_limits: EventLimits,
+    /// Unix nanoseconds.
+    pub started_at_ns: u64,
+    /// Ends every task of the node and of its doors.
+    pub stop: CancellationToken,
+    pub tasks: TaskTracker,
+    pub(crate) draining: AtomicBool,
+}
+
+impl Node {
+    /// The view of a principal on what can be read.
+    pub fn reader(&self, principal: Principal) -> Reader {
+        Reader { policy: self.policy.clone(), principal }
+    }
+
+    /// Whether the principal may do this in the namespace.
+    ///
+    /// # Errors
+    /// `unauthorized` for nobody in particular, else `forbidden`.
+    pub fn check(&self, who: &Principal, ns: &Namespace, op: Op) -> Result<(), Problem> {
+        self.policy.check(who, ns, op)
+    }
+
+    /// From now on `/readyz` says no, so that load balancers look elsewhere.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Ends the node's tasks and closes the store; the doors must be closed before.
+    pub async fn close(&self, within: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
+            tracing::warn!(left = self.tasks.len(), "tasks did not end in time");
+        }
+        self.store.close().await;
+        self.fanout.stop().await;
+    }
+}

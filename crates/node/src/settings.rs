@@ -1,0 +1,107 @@
+//! From the configuration file's words to what the domains take.
+
+use std::collections::BTreeMap;
+
+use relay_core::limits::Rate;
+use relay_core::policy::{
+    AclConfig, Groups, Op, Ops, Pattern, RotationMode, Rule, Who,
+    quota::{QuotaConfig, QuotaLimits},
+};
+use relay_proto::{EventLimits, NodeId};
+
+use crate::{
+    config::{Config, Permission, Rotation},
+    start::StartError,
+};
+
+/// Rules, groups and admins. The relay's own key may do everything.
+pub(crate) fn acl(config: &Config, own: NodeId) -> Result<AclConfig, StartError> {
+    let mut groups = Groups::new();
+    for (name, keys) in &config.groups {
+        let keys: Result<Vec<NodeId>, _> = keys.iter().map(|key| key.parse()).collect();
+        groups.insert(name.clone(), keys.map_err(|error| bad(format!("groups.{name}"), error))?);
+    }
+    let mut rules = Vec::new();
+    for rule in &config.acl {
+        let who: Result<Vec<Who>, _> = rule.who.iter().map(|who| who.parse()).collect();
+        rules.push(Rule {
+            ns: rule.ns.parse().map_err(|error| bad("acl.ns", error))?,
+            who: who.map_err(|error| bad("acl.who", error))?,
+            allow: rule.allow.iter().map(op).collect::<Ops>(),
+            deny: rule.deny.iter().map(op).collect::<Ops>(),
+        });
+    }
+    let mut rotation = Vec::new();
+    for policy in &config.namespace {
+        let pattern: Pattern =
+            policy.r#match.parse().map_err(|error| bad("namespace.match", error))?;
+        rotation.push((
+            pattern,
+            match policy.rotation {
+                Rotation::Auto => RotationMode::Auto,
+                Rotation::Approval => RotationMode::Approval,
+            },
+        ));
+    }
+    Ok(AclConfig { admins: vec![own], rules, groups, rotation })
+}
+
+fn op(permission: &Permission) -> Op {
+    match permission {
+        Permission::Read => Op::Read,
+        Permission::Write => Op::Write,
+        Permission::Lock => Op::Lock,
+        Permission::Admin => Op::Admin,
+    }
+}
+
+fn bad(what: impl std::fmt::Display, error: impl std::fmt::Display) -> StartError {
+    StartError::Setting(format!("{what}: {error}"))
+}
+
+/// Limits of tenants and of keys.
+pub(crate) fn quota(config: &Config) -> QuotaConfig {
+    let quota = &config.quota;
+    let rate = |per_sec: Option<u64>| per_sec.map(narrow);
+    let default = QuotaLimits {
+        bytes: quota.bytes.map(|size| size.0),
+        events_per_day: quota.events_per_day,
+        events_per_sec: rate(quota.events_per_sec),
+        subscriptions: quota.subscriptions,
+        locks: quota.locks,
+    };
+    let tenants: BTreeMap<String, QuotaLimits> = quota
+        .tenant
+        .iter()
+        .map(|tenant| {
+            let limits = QuotaLimits {
+                bytes: tenant.bytes.or(quota.bytes).map(|size| size.0),
+                events_per_day: tenant.events_per_day.or(quota.events_per_day),
+                events_per_sec: rate(tenant.events_per_sec.or(quota.events_per_sec)),
+                subscriptions: tenant.subscriptions.or(quota.subscriptions),
+                locks: tenant.locks.or(quota.locks),
+            };
+            (tenant.name.clone(), limits)
+        })
+        .collect();
+    let per_key = quota
+        .key_events_per_sec
+        .map(|per_sec| Rate { per_sec: narrow(per_sec), burst: narrow(quota.key_burst) });
+    QuotaConfig { default, tenants, per_key }
+}
+
+fn narrow(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+pub(crate) fn event_limits(config: &Config) -> EventLimits {
+    let events = &config.events;
+    EventLimits {
+        event_bytes: events.max_event.0 as usize,
+        content_bytes: events.max_content.0 as usize,
+        tags: events.max_tags as usize,
+        elements_per_tag: events.max_tag_elements as usize,
+        element_bytes: events.max_element.0 as usize,
+        sshsig: events.sshsig,
+    }
+}

@@ -1,0 +1,232 @@
+//! Building a node: in order of dependence, with everything handed in.
+
+use std::sync::{Arc, OnceLock};
+
+use rand_core::{OsRng, RngCore};
+use relay_core::{
+    events::{Events, EventsConfig, Question},
+    fanout::Fanout,
+    locks::{HeldCounts, Locks},
+    policy::{
+        Policy,
+        quota::{Quotas, TenantUsage},
+    },
+};
+use relay_proto::{
+    Event, Filter,
+    event::reserved,
+    lease::{LeaseLimits, LeaseRow},
+};
+use relay_store::{
+    Clock, CommitObserver, Committed, Order, SqliteOptions, SqliteStore, Store, StoreError,
+    WriteStats,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{Backend, Config},
+    gate::{Everything, PolicyGate},
+    identity::{Identity, IdentityError},
+    maintenance,
+    metrics::Metrics,
+    node::Node,
+    settings,
+};
+
+/// Why a relay cannot start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] StoreError),
+    #[error("{path}: {source}")]
+    DataDir { path: String, source: std::io::Error },
+    #[error("the configuration cannot be used: {0}")]
+    Setting(String),
+    #[error("no thread could be started: {0}")]
+    Thread(std::io::Error),
+    #[error("stored events cannot be read: {0}")]
+    Read(relay_proto::Problem),
+}
+
+impl Node {
+    /// Opens the store, loads the policy and starts the node's own tasks.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
+        let dir = config.node.data_dir();
+        std::fs::create_dir_all(&dir)
+            .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
+        let identity = Identity::open(&dir, &config.node.id, &mut OsRng)?;
+        let policy = Arc::new(Policy::new(settings::acl(&config, identity.node_id())?));
+        let quotas = Arc::new(Quotas::new(settings::quota(&config)));
+        let metrics = Arc::new(Metrics::default());
+        let held = Arc::new(HeldCounts::default());
+        let commits = Arc::new(Commits {
+            policy: policy.clone(),
+            held: held.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            later: OnceLock::new(),
+        });
+        let store = open_store(&config, &clock, &commits).await?;
+        let fanout =
+            Fanout::start(store.log_id(), store.committed_seq()).map_err(StartError::Thread)?;
+        let fanout = Arc::new(fanout);
+        let gate = PolicyGate { policy: policy.clone(), quotas: quotas.clone() };
+        let events = Events::start(
+            &events_config(&config),
+            store.clone(),
+            fanout.clone(),
+            Arc::new(gate),
+            clock.clone(),
+        )
+        .await?;
+        let events = Arc::new(events);
+        load_policy(&events, &policy).await?;
+        load_quotas(&store, &quotas).await?;
+        // Nothing is committed before this: no door is open yet.
+        let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
+        let node = Arc::new(Self {
+            locks: Locks::new(store.clone(), held),
+            event_limits: settings::event_limits(&config),
+            started_at_ns: clock.wall_ns(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            draining: Default::default(),
+            config,
+            identity,
+            clock,
+            store,
+            events,
+            fanout,
+            policy,
+            quotas,
+            metrics,
+        });
+        node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
+        Ok(node)
+    }
+}
+
+async fn open_store(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    commits: &Arc<Commits>,
+) -> Result<Store, StartError> {
+    let lease_limits = LeaseLimits {
+        max_lease_ms: config.locks.max_lease.as_millis() as u64,
+        ..LeaseLimits::default()
+    };
+    match config.store.backend {
+        Backend::Sqlite => {
+            let options = SqliteOptions {
+                dir: config.node.data_dir(),
+                new_log_id: OsRng.next_u32(),
+                readers: parallelism().clamp(2, 4),
+                lease_limits,
+                backup_before_migrate: config.store.backup_before_migrate,
+            };
+            Ok(Store::Sqlite(SqliteStore::open(options, clock.clone(), commits.clone()).await?))
+        }
+        Backend::Postgres => Err(StartError::Setting("PostgreSQL is not built in".into())),
+    }
+}
+
+fn events_config(config: &Config) -> EventsConfig {
+    EventsConfig {
+        ephemeral_replay_ms: config.events.ephemeral_replay.as_millis() as u64,
+        verify_threads: parallelism(),
+    }
+}
+
+fn parallelism() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Rotations, approvals and rules that were published, in their order.
+async fn load_policy(events: &Events, policy: &Policy) -> Result<(), StartError> {
+    let kinds = vec![reserved::KEY_ROTATION, reserved::ROTATION_APPROVAL, reserved::ACL_POLICY];
+    let mut question = Question {
+        filters: vec![Filter { kinds, ..Filter::default() }],
+        history: true,
+        order: Order::Seq,
+        limit: relay_core::events::MAX_LIMIT,
+        cursor: None,
+    };
+    loop {
+        let (page, next) =
+            events.page(&Everything, question.clone()).await.map_err(StartError::Read)?;
+        for stored in &page.events {
+            match Event::from_stored(stored.json.clone()) {
+                Ok(event) => policy.apply(&event),
+                Err(error) => {
+                    tracing::error!(seq = stored.seq, %error, "a policy event is damaged")
+                }
+            }
+        }
+        if page.next.is_none() {
+            return Ok(());
+        }
+        question.cursor = next;
+    }
+}
+
+async fn load_quotas(store: &Store, quotas: &Quotas) -> Result<(), StartError> {
+    let mut usage = std::collections::BTreeMap::<String, u64>::new();
+    for info in store.namespaces().await? {
+        *usage.entry(info.name.tenant().to_owned()).or_default() += info.bytes;
+    }
+    quotas.load(usage.into_iter().map(|(tenant, bytes)| TenantUsage {
+        tenant,
+        bytes,
+        day: 0,
+        events: 0,
+    }));
+    Ok(())
+}
+
+/// What the store's writer tells: the policy first, since the next event is judged by it.
+#[derive(Debug)]
+struct Commits {
+    policy: Arc<Policy>,
+    held: Arc<HeldCounts>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    later: OnceLock<Later>,
+}
+
+#[derive(Debug)]
+struct Later {
+    events: Arc<Events>,
+    fanout: Arc<Fanout>,
+}
+
+impl CommitObserver for Commits {
+    fn committed(&self, events: &[Committed]) {
+        for committed in events {
+            if (reserved::KEY_ROTATION..=reserved::ACL_POLICY).contains(&committed.event.kind()) {
+                self.policy.apply(&committed.event);
+            }
+        }
+        if let Some(later) = self.later.get() {
+            later.events.committed(events);
+            later.fanout.committed(events);
+        }
+        self.metrics.committed(events, self.clock.wall_ns());
+    }
+
+    fn leases_changed(&self, rows: &[LeaseRow]) {
+        self.held.committed(rows);
+        self.metrics.leases_changed(rows);
+        if let Some(later) = self.later.get() {
+            later.fanout.leases_changed(rows);
+        }
+    }
+
+    fn wrote(&self, stats: WriteStats) {
+        self.metrics.wrote(stats);
+    }
+}
