@@ -1,0 +1,159 @@
+//! Every decoder against damaged input: good samples with bits, bytes and pieces changed at random.
+//!
+//! Bounded, and the same each time, so that it can run in every test; `make fuzz` goes further.
+//! `RELAY_MUTATIONS` sets the number of inputs a decoder, `RELAY_SEED` another sequence.
+
+mod entry;
+
+use relay_proto::{Cursor, Position, SigningKey, event::Draft, frame};
+
+/// xorshift64*: small, and all that is asked of it is variety.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit.max(1)
+    }
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// What decoders trip over: ends, escapes, nesting, numbers at their limits, text that is not UTF-8.
+const PIECES: &[&[u8]] = &[
+    b"\"",
+    b"\\",
+    b"\\u0000",
+    b"\\ud800",
+    b"\\ud83d\\ude00",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b":",
+    b",",
+    b"null",
+    b"-0",
+    b"1e400",
+    b"18446744073709551616",
+    b"9223372036854775808",
+    b"65536",
+    b"\x00",
+    b"\xff\xfe",
+    b"\xf0\x9f\xa6\x80",
+    b"\xed\xa0\x80",
+    b"[[[[[[[[[[[[[[[[",
+    b"\"d\"",
+    b"\"ns\"",
+    b"\"fence\"",
+    b"\"id\":\"\",",
+];
+
+fn mutate(sample: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = sample.to_vec();
+    for _ in 0..=random.below(4) {
+        let at = random.below(bytes.len() + 1);
+        let end = (at + random.below(12)).min(bytes.len());
+        match random.below(7) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+            1 if at < bytes.len() => bytes[at] = random.below(256) as u8,
+            2 => drop(bytes.drain(at..end)),
+            3 => bytes.truncate(at),
+            4 => {
+                let copy = bytes[at..end].to_vec();
+                bytes.splice(at..at, copy);
+            }
+            _ => {
+                let piece = PIECES[random.below(PIECES.len())];
+                bytes.splice(at..end, piece.iter().copied());
+            }
+        }
+    }
+    bytes
+}
+
+fn run(name: &str, samples: &[Vec<u8>], entry: fn(&[u8])) {
+    let seed = number("RELAY_SEED", 0x5eed).max(1);
+    let mut random = Random(seed);
+    samples.iter().for_each(|sample| entry(sample));
+    for round in 0..number("RELAY_MUTATIONS", 20_000) {
+        let input = mutate(&samples[random.below(samples.len())], &mut random);
+        if std::panic::catch_unwind(|| entry(&input)).is_err() {
+            panic!("{name}, seed {seed}, round {round}: {}", String::from_utf8_lossy(&input));
+        }
+    }
+}
+
+#[test]
+fn events() {
+    let key = SigningKey::from_seed([7; 32]);
+    let sample = |kind, tags: &[&[&str]], content: &str| {
+        let tags = tags.iter().copied().collect();
+        let draft =
+            Draft { kind, created_at_ns: 1_766_793_600_123_456_789, tags, content: content.into() };
+        draft.sign(&key).unwrap().json().to_vec()
+    };
+    let mut samples = vec![
+        sample(1, &[], "hello"),
+        sample(
+            30_001,
+            &[&["d", "site/prod"], &["ns", "forge/web"], &["fence", "site/prod", "17"]],
+            "{}",
+        ),
+        sample(
+            1,
+            &[&["t", "caf\u{e9}", "\u{1f980}"], &["expiration", "1999999999"]],
+            "\u{1}\n\"\\",
+        ),
+    ];
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("vectors/events.json")).unwrap();
+    for list in ["sshsig", "valid", "invalid"] {
+        samples.extend(
+            vectors[list]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|case| case["event"].to_string().into_bytes()),
+        );
+    }
+    samples.push(vectors["rotation"]["event"].to_string().into_bytes());
+    run("event", &samples, entry::event);
+}
+
+#[test]
+fn filters() {
+    let samples = [
+        r#"{}"#,
+        r#"{"ids":["00"],"kinds":[1,30001],"tag.t":["a","b"],"tag.d":[""],"ns":["forge/web"]}"#,
+        r#"{"authors":["ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541"],"since_ns":"1","until_ns":"9223372036854775807","tag.":["x"],"unknown":{"a":[]}}"#,
+    ];
+    run("filter", &samples.map(|text| text.as_bytes().to_vec()), entry::filter);
+}
+
+#[test]
+fn cursors() {
+    let positions = [
+        Position::AfterSeq(0),
+        Position::BeforeSeq(u64::MAX),
+        Position::AfterTime(1_766_793_600_123_456_789, 42),
+        Position::BeforeTime(0, 1),
+    ];
+    let samples = positions.map(|position| Cursor { log: 7, position }.encode().into_bytes());
+    run("cursor", &samples, entry::cursor);
+}
+
+#[test]
+fn frames() {
+    let samples = [
+        frame::encode("event.publish", Some("q7"), &serde_json::json!({"event": {"kind": 1}})),
+        r#"{"v":1,"t":"ping","id":"\u0041","ts":1766793600123,"body":{}}"#.to_owned(),
+        r#"{ "v" : 1 , "t" : "stream.subscribe" , "body" : { "sub" : "a" , "filters" : [ { } ] } }"#.to_owned(),
+        r#"{"v":2,"t":"x"}"#.to_owned(),
+    ];
+    run("frame", &samples.map(String::into_bytes), entry::frame);
+}
