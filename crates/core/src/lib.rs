@@ -3,12 +3,17 @@
 //! - [`events`]: publishing and reading signed events
 //! - [`locks`]: leases with fencing tokens
 //! - [`policy`]: who may do what in which namespace, and how much of it
+//! - [`sessions`]: proofs, sessions, operators' tokens
+//! - [`audit`]: refusals and administrative acts, written down
 //! - [`limits`]: rates in bounded memory
 //! - [`fanout`]: from a commit to those who wait for it
 
+pub mod audit;
 pub mod events;
 pub mod failure;
 pub mod fanout;
 pub mod limits;
 pub mod locks;
 pub mod policy;
+pub mod sessions;
+

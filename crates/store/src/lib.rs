@@ -3,16 +3,21 @@
 //! [`Store`] is the door. Writes go through one writer that joins many callers in one transaction
 //! ([`mod@writer`]); what it commits is told to a [`CommitObserver`]. Who may do what is not decided here.
 
+mod access;
+mod audit;
 mod batch;
 mod clock;
 mod error;
 mod event;
 mod lease;
 mod plan;
+mod sessions;
 mod sqlite;
 mod store;
 mod writer;
 
+pub use access::{AccessTokenRow, TokenPurpose};
+pub use audit::{AuditEntry, AuditRow};
 pub use batch::Coordinate;
 pub use clock::{Clock, SystemClock};
 pub use error::{Result, StoreError};
@@ -20,6 +25,9 @@ pub use event::{
     Appended, Committed, EventQuery, FoundEvent, NamespaceInfo, Order, Page, Retention, StoredEvent,
 };
 pub use lease::{HistoryQuery, HistoryRow};
+pub use sessions::{
+    AuthTokenRow, Ending, NewSession, Opened, ProofFacts, Resumption, SessionLimits, SessionRow,
+};
 pub use sqlite::{SCHEMA_VERSION, SchemaStatus, SqliteOptions, SqliteStore};
 pub use store::Store;
 pub use writer::{CommitObserver, WriteStats};

@@ -2,6 +2,7 @@
 //!
 //! One thread writes (see [`crate::writer`]), a few connections read, one connection checkpoints.
 
+mod access;
 mod dictionary;
 mod events;
 mod leases;
@@ -10,6 +11,7 @@ mod migrate;
 mod query;
 mod readers;
 mod retention;
+mod sessions;
 mod wal;
 mod writer;
 

@@ -28,6 +28,8 @@ macro_rules! each {
     };
 }
 
+pub(crate) use each;
+
 impl Store {
     /// Names the log; part of every cursor.
     pub fn log_id(&self) -> u32 {

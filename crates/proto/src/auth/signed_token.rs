@@ -95,6 +95,12 @@ impl SignedToken {
         })
     }
 
+    /// What the token says, if `user` signed it as its own; for revoking it, in force or not.
+    pub fn claims_of(&self, user: &NodeId) -> Option<&Claims> {
+        let own = self.claims.sub == *user && user.verifies(&self.message, &self.signature);
+        own.then_some(&self.claims)
+    }
+
     /// What the token says, once it is shown to be true here and now.
     ///
     /// The caller still asks whether `jti` was revoked and whether `iat` lies before the user's

@@ -10,6 +10,7 @@ use crate::error::{Result, StoreError};
 const STEPS: &[&str] = &[
     include_str!("../../migrations/sqlite/V1__events.sql"),
     include_str!("../../migrations/sqlite/V2__leases.sql"),
+    include_str!("../../migrations/sqlite/V3__sessions.sql"),
 ];
 
 /// The schema that this program writes.
