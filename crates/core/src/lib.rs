@@ -16,4 +16,3 @@ pub mod limits;
 pub mod locks;
 pub mod policy;
 pub mod sessions;
-

@@ -23,6 +23,7 @@ mod rotation;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -51,6 +52,16 @@ pub enum Principal {
     Key(NodeId),
     /// The local socket or a bearer of an admin token: may do everything; what it does is audited.
     Operator,
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anonymous => f.write_str("anonymous"),
+            Self::Key(key) => write!(f, "{key}"),
+            Self::Operator => f.write_str("operator"),
+        }
+    }
 }
 
 /// When the key that another one names takes over.
@@ -196,19 +207,19 @@ impl Policy {
         }
     }
 
-    /// Works in a stored event; events of other kinds change nothing. Called in the order of
-    /// `seq`, for every stored event of the kinds [`CHANGING_KINDS`] at the start and for each new one.
-    pub fn apply(&self, event: &Event) {
-        // What is stored was checked; what is malformed all the same has no effect.
-        let Ok(Some(change)) = Change::of(event) else { return };
+    /// Works in stored events; those of other kinds change nothing. Called in the order of `seq`
+    /// with every stored event of [`CHANGING_KINDS`]: at the start, and with each commit.
+    pub fn apply<'e>(&self, events: impl IntoIterator<Item = &'e Event>) {
+        let mut events =
+            events.into_iter().filter(|event| CHANGING_KINDS.contains(&event.kind())).peekable();
+        if events.peek().is_none() {
+            return;
+        }
         let mut facts = self.lock();
-        let changed = match change {
-            Change::Rotation(Rotation { old, new }) => {
-                facts.links.add(event.id(), old, new).is_ok()
-            }
-            Change::Approval(rotation) => facts.links.approve(&rotation, event.pubkey()).is_ok(),
-            Change::Rules(document) => facts.replace_document(event, document),
-        };
+        let mut changed = false;
+        for event in events {
+            changed |= facts.apply(event);
+        }
         if changed {
             self.publish(&facts);
         }
@@ -255,7 +266,13 @@ impl Change {
 
 impl From<LinkError> for Problem {
     fn from(error: LinkError) -> Self {
-        Self::new(Code::InvalidRequest, error.to_string())
+        let code = match error {
+            LinkError::TooMany => Code::QuotaExceeded,
+            LinkError::Again | LinkError::Cycle | LinkError::UnknownRotation => {
+                Code::InvalidRequest
+            }
+        };
+        Self::new(code, error.to_string())
     }
 }
 
@@ -409,6 +426,21 @@ impl Facts {
             }
         }
         Ok(())
+    }
+
+    /// Whether the event changed anything. What is stored was checked; what should not have been
+    /// has no effect.
+    fn apply(&mut self, event: &Event) -> bool {
+        match Change::of(event) {
+            Ok(Some(Change::Rotation(Rotation { old, new }))) => {
+                self.links.add(event.id(), old, new).is_ok()
+            }
+            Ok(Some(Change::Approval(rotation))) => {
+                self.links.approve(&rotation, event.pubkey()).is_ok()
+            }
+            Ok(Some(Change::Rules(document))) => self.replace_document(event, document),
+            Ok(None) | Err(_) => false,
+        }
     }
 
     fn replace_document(&mut self, event: &Event, document: PolicyDocument) -> bool {

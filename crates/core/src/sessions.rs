@@ -28,8 +28,8 @@ pub use self::{
     starting::{Start, Started, Verify},
 };
 use crate::{
-    limits::{Exceeded, Windows},
     failure::store_problem,
+    limits::{Exceeded, Windows},
 };
 
 /// Settings, with the defaults of `gateway.md`.

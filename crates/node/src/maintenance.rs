@@ -33,6 +33,7 @@ async fn sweep(node: &Node, stop: &CancellationToken, retention: bool) -> Result
     let now_ns = node.clock.wall_ns();
     while !stop.is_cancelled() && node.store.sweep_expired(now_ns / 1_000_000_000).await? > 0 {}
     if retention {
+        node.keep_usage().await;
         for info in node.store.namespaces().await? {
             let policy = node.config.namespace.iter().find(|policy| matches(policy, &info.name));
             let retention = policy.map(|policy| rules(policy, now_ns)).unwrap_or_default();

@@ -9,10 +9,12 @@ use std::{
 };
 
 use relay_core::{
+    audit::Audit,
     events::Events,
     fanout::Fanout,
     locks::Locks,
     policy::{Op, Policy, Principal, quota::Quotas},
+    sessions::Sessions,
 };
 use relay_proto::{EventLimits, Namespace, Problem};
 use relay_store::{Clock, Store};
@@ -32,6 +34,8 @@ pub struct Node {
     pub fanout: Arc<Fanout>,
     pub policy: Arc<Policy>,
     pub quotas: Arc<Quotas>,
+    pub sessions: Arc<Sessions>,
+    pub audit: Arc<Audit>,
     pub metrics: Arc<Metrics>,
     pub event_limits: EventLimits,
     /// Unix nanoseconds.
@@ -53,7 +57,15 @@ impl Node {
     /// # Errors
     /// `unauthorized` for nobody in particular, else `forbidden`.
     pub fn check(&self, who: &Principal, ns: &Namespace, op: Op) -> Result<(), Problem> {
-        self.policy.check(who, ns, op)
+        self.policy.check(who, ns, op).inspect_err(|problem| {
+            let action = match op {
+                Op::Read => "namespace.read",
+                Op::Write => "event.write",
+                Op::Lock => "lock",
+                Op::Admin => "admin",
+            };
+            self.audit.refused(&who.to_string(), action, ns.as_str(), problem);
+        })
     }
 
     /// From now on `/readyz` says no, so that load balancers look elsewhere.
@@ -65,6 +77,15 @@ impl Node {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// Writes down how many events each tenant stored today.
+    pub(crate) async fn keep_usage(&self) {
+        let rows = self.quotas.usage();
+        let rows = rows.into_iter().map(|row| (row.tenant, row.day, row.events)).collect();
+        if let Err(error) = self.store.save_tenant_events(rows).await {
+            tracing::warn!(%error, "the tenants' counters could not be kept");
+        }
+    }
+
     /// Ends the node's tasks and closes the store; the doors must be closed before.
     pub async fn close(&self, within: Duration) {
         self.stop.cancel();
@@ -72,6 +93,7 @@ impl Node {
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "tasks did not end in time");
         }
+        self.keep_usage().await;
         self.store.close().await;
         self.fanout.stop().await;
     }

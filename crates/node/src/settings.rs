@@ -7,10 +7,11 @@ use relay_core::policy::{
     AclConfig, Groups, Op, Ops, Pattern, RotationMode, Rule, Who,
     quota::{QuotaConfig, QuotaLimits},
 };
+use relay_core::sessions::SessionsConfig;
 use relay_proto::{EventLimits, NodeId};
 
 use crate::{
-    config::{Config, Permission, Rotation},
+    config::{Backend, Config, Permission, Rotation},
     start::StartError,
 };
 
@@ -89,6 +90,33 @@ pub(crate) fn quota(config: &Config) -> QuotaConfig {
         .map(|per_sec| Rate { per_sec: narrow(per_sec), burst: narrow(quota.key_burst) });
     QuotaConfig { default, tenants, per_key }
 }
+
+/// How long proofs and sessions hold, and how many there may be.
+pub(crate) fn sessions(config: &Config, relay_id: &str) -> SessionsConfig {
+    let chat = &config.chat;
+    let ms = |duration: std::time::Duration| duration.as_millis() as u64;
+    let unlimited = |limit: Option<u64>| limit.map_or(u32::MAX, narrow);
+    SessionsConfig {
+        gateway_id: relay_id.to_owned(),
+        auth_token_ttl_ms: ms(chat.auth_token_ttl),
+        signed_token_max_ttl_ms: ms(chat.signed_token_max_ttl),
+        session_ttl_ms: ms(chat.session_ttl),
+        grace_ms: ms(chat.session_grace),
+        max_age_ms: ms(chat.session_max_age),
+        sessions_per_user: narrow(chat.sessions_per_user),
+        sessions_per_device: narrow(chat.sessions_per_device),
+        auth_per_ip_per_min: unlimited(chat.auth_per_ip_per_min),
+        auth_per_user_per_min: unlimited(chat.auth_per_user_per_min),
+        // On the embedded store this process alone ends sessions.
+        recheck_after_ms: match config.store.backend {
+            Backend::Sqlite => None,
+            Backend::Postgres => Some(SESSION_RECHECK_MS),
+        },
+    }
+}
+
+/// How late a relay may notice that another one over the same database ended a session.
+const SESSION_RECHECK_MS: u64 = 500;
 
 fn narrow(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)

@@ -4,17 +4,18 @@ use std::sync::{Arc, OnceLock};
 
 use rand_core::{OsRng, RngCore};
 use relay_core::{
+    audit::Audit,
     events::{Events, EventsConfig, Question},
     fanout::Fanout,
     locks::{HeldCounts, Locks},
     policy::{
-        Policy,
+        CHANGING_KINDS, Policy,
         quota::{Quotas, TenantUsage},
     },
+    sessions::Sessions,
 };
 use relay_proto::{
     Event, Filter,
-    event::reserved,
     lease::{LeaseLimits, LeaseRow},
 };
 use relay_store::{
@@ -75,7 +76,9 @@ impl Node {
         let fanout =
             Fanout::start(store.log_id(), store.committed_seq()).map_err(StartError::Thread)?;
         let fanout = Arc::new(fanout);
-        let gate = PolicyGate { policy: policy.clone(), quotas: quotas.clone() };
+        let audit = Arc::new(Audit::new(store.clone(), clock.clone()));
+        let gate =
+            PolicyGate { policy: policy.clone(), quotas: quotas.clone(), audit: audit.clone() };
         let events = Events::start(
             &events_config(&config),
             store.clone(),
@@ -89,6 +92,8 @@ impl Node {
         load_quotas(&store, &quotas).await?;
         // Nothing is committed before this: no door is open yet.
         let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
+        let sessions = settings::sessions(&config, &identity.relay_id);
+        let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
         let node = Arc::new(Self {
             locks: Locks::new(store.clone(), held),
             event_limits: settings::event_limits(&config),
@@ -104,8 +109,14 @@ impl Node {
             fanout,
             policy,
             quotas,
+            sessions,
+            audit,
             metrics,
         });
+        let (sessions, stop) = (node.sessions.clone(), node.stop.clone());
+        node.tasks.spawn(async move { sessions.run(stop).await });
+        let (audit, stop) = (node.audit.clone(), node.stop.clone());
+        node.tasks.spawn(async move { audit.run(stop).await });
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
         Ok(node)
     }
@@ -148,7 +159,7 @@ fn parallelism() -> usize {
 
 /// Rotations, approvals and rules that were published, in their order.
 async fn load_policy(events: &Events, policy: &Policy) -> Result<(), StartError> {
-    let kinds = vec![reserved::KEY_ROTATION, reserved::ROTATION_APPROVAL, reserved::ACL_POLICY];
+    let kinds = CHANGING_KINDS.to_vec();
     let mut question = Question {
         filters: vec![Filter { kinds, ..Filter::default() }],
         history: true,
@@ -159,14 +170,16 @@ async fn load_policy(events: &Events, policy: &Policy) -> Result<(), StartError>
     loop {
         let (page, next) =
             events.page(&Everything, question.clone()).await.map_err(StartError::Read)?;
+        let mut changes = Vec::with_capacity(page.events.len());
         for stored in &page.events {
             match Event::from_stored(stored.json.clone()) {
-                Ok(event) => policy.apply(&event),
+                Ok(event) => changes.push(event),
                 Err(error) => {
                     tracing::error!(seq = stored.seq, %error, "a policy event is damaged")
                 }
             }
         }
+        policy.apply(&changes);
         if page.next.is_none() {
             return Ok(());
         }
@@ -179,11 +192,15 @@ async fn load_quotas(store: &Store, quotas: &Quotas) -> Result<(), StartError> {
     for info in store.namespaces().await? {
         *usage.entry(info.name.tenant().to_owned()).or_default() += info.bytes;
     }
-    quotas.load(usage.into_iter().map(|(tenant, bytes)| TenantUsage {
-        tenant,
-        bytes,
-        day: 0,
-        events: 0,
+    let mut days: std::collections::BTreeMap<_, _> = store
+        .tenant_events()
+        .await?
+        .into_iter()
+        .map(|(tenant, day, events)| (tenant, (day, events)))
+        .collect();
+    quotas.load(usage.into_iter().map(|(tenant, bytes)| {
+        let (day, events) = days.remove(&tenant).unwrap_or_default();
+        TenantUsage { tenant, bytes, day, events }
     }));
     Ok(())
 }
@@ -206,11 +223,7 @@ struct Later {
 
 impl CommitObserver for Commits {
     fn committed(&self, events: &[Committed]) {
-        for committed in events {
-            if (reserved::KEY_ROTATION..=reserved::ACL_POLICY).contains(&committed.event.kind()) {
-                self.policy.apply(&committed.event);
-            }
-        }
+        self.policy.apply(events.iter().map(|committed| &committed.event));
         if let Some(later) = self.later.get() {
             later.events.committed(events);
             later.fanout.committed(events);

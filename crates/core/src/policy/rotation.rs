@@ -3,6 +3,9 @@
 use ahash::{AHashMap, AHashSet};
 use relay_proto::{EventId, NodeId};
 
+/// Each change of policy looks at every rotation, so their number has an end.
+const MAX_ROTATIONS: usize = 50_000;
+
 /// One stored rotation.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
@@ -23,6 +26,8 @@ pub enum LinkError {
     Again,
     #[error("the new key leads back to the old one")]
     Cycle,
+    #[error("this relay has too many rotations")]
+    TooMany,
     #[error("the e tag names no rotation that this relay has")]
     UnknownRotation,
 }
@@ -31,6 +36,9 @@ impl Links {
     pub fn check(&self, old: &NodeId, new: &NodeId) -> Result<(), LinkError> {
         if self.0.contains_key(old) {
             return Err(LinkError::Again);
+        }
+        if self.0.len() >= MAX_ROTATIONS {
+            return Err(LinkError::TooMany);
         }
         // No cycle is ever let in, so this walk ends.
         let mut key = *new;

@@ -112,12 +112,12 @@ fn an_admin_rules_by_event_over_its_own_namespaces_only() {
     for outside in ["**", "other", "forger"] {
         let event = document(2, 1, &grant(outside));
         assert_eq!(policy.check_change(&event).unwrap_err().code, Code::Forbidden);
-        policy.apply(&event);
+        policy.apply([&event]);
         assert!(!policy.allows(&by(5), &ns("other"), Op::Write));
     }
     let event = document(2, 2, &grant("forge/a"));
     policy.check_change(&event).unwrap();
-    policy.apply(&event);
+    policy.apply([&event]);
     assert!(policy.allows(&by(5), &ns("forge/a"), Op::Write));
     let stranger = document(3, 3, &grant("forge/a"));
     assert_eq!(policy.check_change(&stranger).unwrap_err().code, Code::Forbidden);
@@ -129,7 +129,7 @@ fn the_latest_document_counts_in_whatever_order_they_come() {
     let empty = document(2, 2, &[]);
     for order in [[&first, &empty], [&empty, &first]] {
         let policy = Policy::new(config());
-        order.into_iter().for_each(|event| policy.apply(event));
+        policy.apply(order);
         assert!(!policy.allows(&by(5), &ns("forge/a"), Op::Write));
     }
 }
@@ -137,7 +137,7 @@ fn the_latest_document_counts_in_whatever_order_they_come() {
 #[test]
 fn an_event_cannot_make_admins_that_rule_by_event() {
     let policy = Policy::new(config());
-    policy.apply(&document(2, 1, &[rule("forge/a", &[Who::Key(id(5))], &[Op::Admin], &[])]));
+    policy.apply([&document(2, 1, &[rule("forge/a", &[Who::Key(id(5))], &[Op::Admin], &[])])]);
     assert!(policy.allows(&by(5), &ns("forge/a"), Op::Admin));
     let event = document(5, 2, &[rule("forge/a", &[Who::Key(id(6))], &[Op::Write], &[])]);
     assert_eq!(policy.check_change(&event).unwrap_err().code, Code::Forbidden);
@@ -161,8 +161,8 @@ fn malformed_policy_is_refused() {
 #[test]
 fn a_new_key_has_what_the_old_one_had_and_the_old_one_reads() {
     let policy = Policy::new(config());
-    policy.apply(&rotation(3, 13, 1));
-    policy.apply(&rotation(13, 23, 2));
+    policy.apply([&rotation(3, 13, 1)]);
+    policy.apply([&rotation(13, 23, 2)]);
     for old in [3, 13] {
         assert!(!policy.allows(&by(old), &ns("forge/a"), Op::Write));
         assert!(policy.allows(&by(old), &ns("forge/a"), Op::Read));
@@ -176,12 +176,12 @@ fn a_new_key_has_what_the_old_one_had_and_the_old_one_reads() {
 #[test]
 fn an_admin_takes_its_documents_along() {
     let policy = Policy::new(config());
-    policy.apply(&document(2, 1, &[rule("forge/a", &[Who::Key(id(5))], &[Op::Write], &[])]));
-    policy.apply(&rotation(2, 12, 2));
+    policy.apply([&document(2, 1, &[rule("forge/a", &[Who::Key(id(5))], &[Op::Write], &[])])]);
+    policy.apply([&rotation(2, 12, 2)]);
     assert!(policy.allows(&by(5), &ns("forge/a"), Op::Write), "still in force");
     let replaced = document(12, 3, &[]);
     policy.check_change(&replaced).unwrap();
-    policy.apply(&replaced);
+    policy.apply([&replaced]);
     assert!(!policy.allows(&by(5), &ns("forge/a"), Op::Write), "replaced by the heir");
 }
 
@@ -194,19 +194,19 @@ fn a_rotation_waits_for_approval_where_the_namespace_says_so() {
     ];
     let policy = Policy::new(config);
     let rotated = rotation(3, 13, 1);
-    policy.apply(&rotated);
+    policy.apply([&rotated]);
     assert!(policy.allows(&by(3), &ns("forge/a"), Op::Write), "not yet approved");
     assert!(!policy.allows(&by(13), &ns("forge/a"), Op::Write));
     assert!(policy.allows(&by(13), &ns("forge/quick"), Op::Write), "here nobody has to");
 
     let stranger = approval(7, &rotated);
     assert_eq!(policy.check_change(&stranger).unwrap_err().code, Code::Forbidden);
-    policy.apply(&stranger);
+    policy.apply([&stranger]);
     assert!(!policy.allows(&by(13), &ns("forge/a"), Op::Write));
 
     let approved = approval(2, &rotated);
     policy.check_change(&approved).unwrap();
-    policy.apply(&approved);
+    policy.apply([&approved]);
     assert!(policy.allows(&by(13), &ns("forge/a"), Op::Write));
     assert!(!policy.allows(&by(3), &ns("forge/a"), Op::Write));
 }
@@ -216,7 +216,7 @@ fn a_stolen_admin_key_gains_nothing_by_an_unapproved_rotation() {
     let mut config = config();
     config.rotation = vec![("forge/**".parse().unwrap(), RotationMode::Approval)];
     let policy = Policy::new(config);
-    policy.apply(&rotation(2, 12, 1));
+    policy.apply([&rotation(2, 12, 1)]);
     let event = document(12, 2, &[rule("forge/a", &[Who::Key(id(5))], &[Op::Write], &[])]);
     assert_eq!(policy.check_change(&event).unwrap_err().code, Code::Forbidden);
 }
@@ -253,7 +253,7 @@ proptest! {
         });
         for (old, new) in turns {
             if old != new {
-                policy.apply(&rotation(old, new, 1));
+                policy.apply([&rotation(old, new, 1)]);
             }
         }
         let callers = (1u8..7).map(by).chain([Principal::Anonymous, Principal::Operator]);
