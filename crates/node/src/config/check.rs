@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use relay_core::policy::Pattern;
 use relay_proto::NodeId;
 
 use super::{
@@ -171,16 +172,8 @@ impl Check<'_> {
             self.blame(path, format!("missing '{key}' in {place}"));
             return;
         }
-        let fits = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-');
-        let segments: Vec<_> = pattern.split('/').collect();
-        let segment_fits = |segment: &&str| {
-            matches!(*segment, "*" | "**") || (!segment.is_empty() && segment.chars().all(fits))
-        };
-        if pattern.len() > 128 || segments.len() > 8 || !segments.iter().all(segment_fits) {
-            let message = format!(
-                "'{pattern}' is not a pattern of namespaces: segments of [a-z0-9._-], \"*\" or \"**\" between '/'"
-            );
-            self.blame(&format!("{path}.{key}"), message);
+        if let Err(error) = pattern.parse::<Pattern>() {
+            self.blame(&format!("{path}.{key}"), format!("'{pattern}': {error}"));
         }
     }
 

@@ -144,11 +144,11 @@ choice! {
 section! {
     /// Policy of the namespaces that match.
     pub struct NamespacePolicy {
-        /// Pattern: "forge/**" is forge and all below it, "*" is one segment. Required.
+        /// Pattern: "forge/**" is forge and all below it, "forge/*" what is one segment below, "**" everything. Required.
         r#match: String = String::new();
         /// Whether a rotated key gets its rights at once ("auto") or after an admin's approval ("approval").
         rotation: Rotation = Rotation::Auto;
-        /// Events older than this are pruned. "0" = kept for ever.
+        /// Events received longer ago than this are pruned. "0" = kept for ever.
         max_age: Option<Duration> = None;
         /// The oldest events are pruned above this size. "0" = no limit.
         max_bytes: Option<Size> = None;
