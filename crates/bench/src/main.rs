@@ -40,6 +40,9 @@ struct Args {
     /// Also measure the peers (needs a build with `--features peers`, see tools/install-peers.sh).
     #[arg(long)]
     peers: bool,
+    /// Only measure the peers.
+    #[arg(long, requires = "peers")]
+    peers_only: bool,
     /// Only cases whose name contains this.
     #[arg(long = "case")]
     only: Option<String>,
@@ -102,7 +105,8 @@ impl Args {
         let origin = match (&self.server_bin, &self.url) {
             (Some(path), _) => {
                 let path = std::fs::canonicalize(path).with_context(|| format!("{path:?}"))?;
-                Origin::Binary { path, stores: self.stores.clone() }
+                let stores = if self.peers_only { Vec::new() } else { self.stores.clone() };
+                Origin::Binary { path, stores }
             }
             (None, Some(url)) => Origin::Running { addr: address_of(url)?, pid: self.pid },
             (None, None) => bail!("either --server-bin or --url is needed"),
@@ -136,7 +140,7 @@ fn command_line(scenario: Scenario) -> String {
             given.next();
         } else if word.starts_with("--") {
             words.push(word.clone());
-            if !word.contains('=') && word != "--peers" {
+            if !word.contains('=') && !word.starts_with("--peers") {
                 words.extend(given.next());
             }
         }

@@ -186,8 +186,7 @@ pub async fn session(to: SocketAddr, key: &SigningKey) -> anyhow::Result<Socket>
     http::post_into("/v1/auth/challenge", "application/json", body.as_bytes(), &mut request);
     let answer: Value = serde_json::from_slice(&http::once(to, &request).await?)?;
     let part = |name: &str| answer[name].as_str().with_context(|| format!("challenge: {name}"));
-    let (gateway, id, challenge) =
-        (part("gateway_id")?, part("challenge_id")?, part("challenge")?);
+    let (gateway, id, challenge) = (part("gateway_id")?, part("challenge_id")?, part("challenge")?);
     let signed = format!(
         "relay-gateway-auth-v1\n{gateway}\n{user}\n{DEVICE}\n{id}\n{challenge}\n{NO_CREDENTIAL}"
     );
@@ -212,7 +211,8 @@ mod tests {
     #[test]
     fn answers_are_told_apart() {
         let read = |text: &str| RelayDialect.read(text.as_bytes());
-        let ok = r#"{"v":1,"t":"event.ok","id":"41","body":{"id":"00ff","seq":7,"status":"stored"}}"#;
+        let ok =
+            r#"{"v":1,"t":"event.ok","id":"41","body":{"id":"00ff","seq":7,"status":"stored"}}"#;
         assert_eq!(read(ok), Answer::Stored(41));
         let error = r#"{"v":1,"t":"error","id":"41","body":{"code":"forbidden","message":"no"}}"#;
         assert_eq!(read(error), Answer::Refused);

@@ -84,8 +84,18 @@ impl Row {
 }
 
 const HEADINGS: [&str; 12] = [
-    "server", "case", "per second", "p50 ms", "p90", "p99", "p99.9", "max", "errors", "CPU µs/op",
-    "RSS MiB", "result",
+    "server",
+    "case",
+    "per second",
+    "p50 ms",
+    "p90",
+    "p99",
+    "p99.9",
+    "max",
+    "errors",
+    "CPU µs/op",
+    "RSS MiB",
+    "result",
 ];
 
 /// The rows of one scenario.
@@ -136,8 +146,7 @@ impl Table {
     pub fn write_into(&self, document: &Path, command: &str, when: &str) -> anyhow::Result<()> {
         let name = &self.scenario;
         let (begin, end) = (format!("<!-- relay-bench {name} -->"), format!("<!-- end {name} -->"));
-        let section =
-            format!("{begin}\n`{command}` ({when})\n\n{}{end}", self.markdown());
+        let section = format!("{begin}\n`{command}` ({when})\n\n{}{end}", self.markdown());
         let old = match std::fs::read_to_string(document) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),

@@ -115,7 +115,7 @@ pub struct Target {
     pub addr: SocketAddr,
     pub watched: Watched,
     // In this order: the relay ends before its database, both before their directories.
-    process: Option<Process>,
+    _process: Option<Process>,
     _database: Option<Postgres>,
     _dir: Option<TempDir>,
 }
@@ -127,15 +127,23 @@ impl Target {
             name: name.to_owned(),
             addr,
             watched: Watched::new([process.pid()]),
-            process: Some(process),
+            _process: Some(process),
             _database: None,
             _dir: Some(dir),
         }
     }
 
-    /// Whether this program started the server.
-    pub fn is_ours(&self) -> bool {
-        self.process.is_some()
+    /// A database that is itself under load.
+    pub fn of_database(name: &str, database: Postgres) -> Self {
+        Self {
+            name: name.to_owned(),
+            // It listens on a socket of the file system only.
+            addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            watched: Watched::new([database.pid()]),
+            _process: None,
+            _database: Some(database),
+            _dir: None,
+        }
     }
 }
 
@@ -156,7 +164,7 @@ impl Servers {
                     name: "relay".to_owned(),
                     addr: *addr,
                     watched: Watched::new(*pid),
-                    process: None,
+                    _process: None,
                     _database: None,
                     _dir: None,
                 });
@@ -178,7 +186,7 @@ impl Servers {
             .to_owned(),
             addr,
             watched: Watched::new(roots),
-            process: Some(process),
+            _process: Some(process),
             _database: database,
             _dir: Some(dir),
         })
@@ -265,9 +273,9 @@ impl Postgres {
         self.process.pid()
     }
 
-    /// A libpq connection string.
+    /// A connection string in URL form.
     pub fn url(&self) -> String {
-        format!("host={} user=postgres dbname=postgres", self.dir.path().display())
+        format!("postgresql:///postgres?host={}&user=postgres", self.dir.path().display())
     }
 }
 

@@ -128,11 +128,7 @@ struct RelayLocker {
     acquire: Vec<u8>,
 }
 
-async fn connect(
-    target: &Target,
-    count: usize,
-    keys: Keys,
-) -> anyhow::Result<Vec<RelayLocker>> {
+async fn connect(target: &Target, count: usize, keys: Keys) -> anyhow::Result<Vec<RelayLocker>> {
     let plan = Plan::usual();
     let mut clients = Vec::with_capacity(count);
     for client in 0..count {

@@ -54,8 +54,7 @@ async fn publish(
     let signer = run.signer();
     let mut publishers = relay::publishers(target.addr, &signer, 8, 0..run.events).await?;
     let _open = subscribe(&target, subscriptions).await?;
-    let (_, row) =
-        events::measure(run, &target, case, &mut publishers, Pace::InFlight(64)).await?;
+    let (_, row) = events::measure(run, &target, case, &mut publishers, Pace::InFlight(64)).await?;
     Ok(row)
 }
 
