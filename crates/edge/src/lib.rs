@@ -1,1 +1,19 @@
-//! .
+//! Who comes in, and how do they speak? HTTP, WebSocket and SSE in front of a [`relay_node::Node`].
+//!
+//! Doors decode, find out who asks, limit, call the node and encode its answer. They decide nothing.
+
+mod auth;
+mod body;
+mod events;
+mod info;
+mod locks;
+mod params;
+mod peer;
+mod reply;
+mod routes;
+mod server;
+mod socket;
+mod sse;
+mod tls;
+
+pub use server::{Doors, OpenError};

@@ -79,6 +79,23 @@ impl Events {
         Ok((page, next.map(|position| self.cursor(position))))
     }
 
+    /// Whether a walk from the question's cursor can still be complete.
+    ///
+    /// # Errors
+    /// `replay_window_exceeded` with `earliest`; and as [`Self::page`].
+    pub async fn check_window(
+        &self,
+        reader: &dyn ReadScope,
+        question: &Question,
+    ) -> Result<(), Problem> {
+        let (mut query, _) = self.shared.query(reader, question)?;
+        query.from = match &question.cursor {
+            None => None,
+            Some(text) => Some(position(text, self.log_id(), question.order)?),
+        };
+        self.shared.pruned(&query).await?.map_or(Ok(()), Err)
+    }
+
     /// How many events match.
     ///
     /// # Errors

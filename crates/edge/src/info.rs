@@ -1,0 +1,154 @@
+//! `/v1/info`, health, metrics.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use relay_core::policy::{Op, Principal};
+use relay_node::Node;
+use relay_proto::{Namespace, Problem};
+use serde_json::{Value, json};
+
+use crate::{
+    auth,
+    params::Params,
+    peer::Peer,
+    reply::{Reply, json as json_reply, no_store},
+};
+
+/// `GET /v1/info`: what this relay is and what it takes.
+pub(crate) async fn info(State(node): State<Arc<Node>>) -> Response {
+    let mut response = json_reply(StatusCode::OK, &document(&node));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+    response
+}
+
+fn document(node: &Node) -> Value {
+    let limits = &node.event_limits;
+    let events = &node.config.events;
+    json!({
+        "relay_id": node.identity.relay_id,
+        "gateway_id": node.identity.relay_id,
+        "key": node.identity.node_id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "roles": ["main"],
+        "protocols": ["relay-event-v1"],
+        "limits": {
+            "event_bytes": limits.event_bytes,
+            "content_bytes": limits.content_bytes,
+            "tags": limits.tags,
+            "elements_per_tag": limits.elements_per_tag,
+            "element_bytes": limits.element_bytes,
+            "batch_events": events.max_batch,
+            "batch_bytes": events.max_batch_bytes.0,
+            "frame_bytes": node.config.chat.max_frame.0,
+            "page_events": relay_core::events::MAX_LIMIT,
+            "ephemeral_replay_ms": events.ephemeral_replay.as_millis() as u64,
+            "lease_ms_min": 500,
+            "lease_ms_max": node.config.locks.max_lease.as_millis() as u64,
+        },
+        "features": features(node),
+        "kinds": {
+            "replaceable": [10_000, 19_999],
+            "ephemeral": [20_000, 29_999],
+            "addressable": [30_000, 39_999],
+            "reserved": [10_100, 10_101, 10_200, 21_000, 21_001, 27_235],
+        },
+    })
+}
+
+fn features(node: &Node) -> Vec<&'static str> {
+    let mut features =
+        vec!["events", "streams", "locks", "fenced-events", "sessions", "key-rotation"];
+    if node.event_limits.sshsig {
+        features.push("sshsig");
+    }
+    features
+}
+
+/// `GET /`: people go to the web UI where there is one, programs get `/v1/info`.
+pub(crate) async fn root(state: State<Arc<Node>>) -> Response {
+    info(state).await
+}
+
+/// `GET /livez`: the process answers.
+pub(crate) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: the store can be written and the relay is not stopping; `?verbose` lists the checks.
+pub(crate) async fn readyz(State(node): State<Arc<Node>>, request: Request) -> Response {
+    let checks = [("store", store_answers(&node).await), ("draining", !node.is_draining())];
+    let ready = checks.iter().all(|(_, good)| *good);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let verbose = Params::parse(request.uri().query()).is_ok_and(|params| {
+        params.switch("verbose").unwrap_or(true) && params.get("verbose").is_some()
+    });
+    let mut text = String::new();
+    if verbose {
+        for (name, good) in checks {
+            text.push_str(&format!("{} {name}\n", if good { "ok  " } else { "fail" }));
+        }
+    }
+    text.push_str(if ready { "ok\n" } else { "not ready\n" });
+    (status, [(header::CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+/// A question that goes through the writer: it answers only while it can work.
+async fn store_answers(node: &Node) -> bool {
+    let Ok(resource) = "relay/readyz".parse() else { return false };
+    let asked = node.locks.inspect(Namespace::default(), resource);
+    matches!(tokio::time::timeout(std::time::Duration::from_secs(2), asked).await, Ok(Ok(_)))
+}
+
+/// `GET /health`.
+pub(crate) async fn health(State(node): State<Arc<Node>>) -> Response {
+    let ready = store_answers(&node).await && !node.is_draining();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let uptime_s = node.clock.wall_ns().saturating_sub(node.started_at_ns) / 1_000_000_000;
+    let body = json!({
+        "status": if ready { "ok" } else { "unavailable" },
+        "relay_id": node.identity.relay_id,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": uptime_s,
+        "seq": node.store.committed_seq(),
+    });
+    no_store(status, &body)
+}
+
+/// `GET /healthz`, as older clients ask.
+pub(crate) async fn healthz() -> &'static str {
+    "ok"
+}
+
+/// `GET /metrics`: for loopback, and for bearers of an admin or metrics token.
+pub(crate) async fn metrics(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (parts, _) = request.into_parts();
+    let local =
+        parts.extensions.get::<Peer>().is_some_and(Peer::is_loopback) && !forwarded(&parts.headers);
+    if !local {
+        match auth::identify(&node, &parts, &[])? {
+            Principal::Anonymous => {
+                return Err(Problem::unauthorized("metrics need an admin or metrics token").into());
+            }
+            who => node.check(&who, &Namespace::default(), Op::Admin)?,
+        }
+    }
+    Ok(metrics_text(&node))
+}
+
+pub(crate) fn metrics_text(node: &Node) -> Response {
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], node.metrics_text())
+        .into_response()
+}
+
+/// A proxy on this machine makes every stranger look local.
+fn forwarded(headers: &HeaderMap) -> bool {
+    headers.contains_key("x-forwarded-for") || headers.contains_key(header::FORWARDED)
+}

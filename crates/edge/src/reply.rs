@@ -1,0 +1,71 @@
+//! Answers over HTTP: JSON, problem documents (RFC 9457), caching headers.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use relay_proto::{Code, Problem};
+use serde::Serialize;
+use serde_json::Value;
+
+/// What a handler gives back.
+pub(crate) type Reply = Result<Response, Refused>;
+
+/// A refusal on its way out as `application/problem+json`.
+#[derive(Debug)]
+pub(crate) struct Refused(pub Problem);
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let problem = self.0;
+        let status = StatusCode::from_u16(problem.code.http_status())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut members = problem.members();
+        members.insert("type".into(), "about:blank".into());
+        members.insert("title".into(), status.canonical_reason().unwrap_or("Error").into());
+        members.insert("status".into(), status.as_u16().into());
+        members.insert("detail".into(), problem.message.as_str().into());
+        let mut response =
+            (status, [(header::CONTENT_TYPE, "application/problem+json")], encode(&members))
+                .into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(wait) = problem.extra.get("retry_after_ms").and_then(Value::as_u64) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.div_ceil(1000).max(1)));
+        } else if problem.code == Code::HomeUnreachable {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// An answer that may be kept by nobody.
+pub(crate) fn no_store(status: StatusCode, body: &impl Serialize) -> Response {
+    let mut response = json(status, body);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], encode(body)).into_response()
+}
+
+/// An answer made of bytes that are JSON already.
+pub(crate) fn raw_json(body: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
+}
+
+fn encode(body: &impl Serialize) -> Vec<u8> {
+    // Bodies are plain structs and maps with text keys; they always serialise.
+    serde_json::to_vec(body).unwrap_or_default()
+}

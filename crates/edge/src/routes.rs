@@ -1,0 +1,88 @@
+//! Which path goes where.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use relay_node::Node;
+use relay_proto::Problem;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::{events, info, locks, reply::Refused, socket};
+
+/// Every route of the relay.
+pub(crate) fn router(node: Arc<Node>) -> Router {
+    let cors = cors(&node.config.chat.cors_origins);
+    Router::new()
+        .route("/", get(info::root))
+        .route("/v1/info", get(info::info))
+        .route("/livez", get(info::livez))
+        .route("/readyz", get(info::readyz))
+        .route("/health", get(info::health))
+        .route("/healthz", get(info::healthz))
+        .route("/metrics", get(info::metrics))
+        .route("/v1/events", get(events::query).post(events::publish))
+        .route("/v1/events/count", get(events::count))
+        .route("/v1/events/{id}", get(events::get))
+        .route("/v1/events/address/{kind}/{pubkey}/{d}", get(events::address))
+        .route("/v1/events/address/{kind}/{pubkey}/{d}/history", get(events::address_history))
+        .route("/v1/locks", get(locks::list))
+        .route("/v1/locks/{*resource}", get(locks::get).post(locks::post))
+        .route("/v1/lock-history", get(locks::history))
+        .route("/v1/ws", get(socket::upgrade))
+        .route("/v1/stream", get(socket::upgrade))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(middleware::from_fn_with_state(node.clone(), count))
+        .layer(cors)
+        .with_state(node)
+}
+
+async fn unknown_path() -> Refused {
+    Refused(Problem::not_found("no such path; GET /openapi.json lists them"))
+}
+
+async fn unknown_method(method: Method) -> Response {
+    let problem = Problem::invalid(format!("{method} is not served on this path"));
+    let mut response = Refused(problem).into_response();
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response
+}
+
+/// Counts answers by class.
+async fn count(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let class = usize::from(response.status().as_u16() / 100).clamp(1, 5) - 1;
+    node.metrics.responses[class].fetch_add(1, Ordering::Relaxed);
+    response
+}
+
+/// Browsers of the listed origins may use the API; credentials are headers, never cookies.
+fn cors(origins: &[String]) -> CorsLayer {
+    let listed: Vec<HeaderValue> =
+        origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(listed))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_NONE_MATCH,
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers([
+            header::ETAG,
+            header::RETRY_AFTER,
+            HeaderName::from_static("relay-cursor"),
+        ])
+        .max_age(Duration::from_secs(600))
+}

@@ -1,0 +1,65 @@
+//! `/v1/ws` and `/v1/stream`: one socket carries every area (`common.md`, The frame).
+//!
+//! One task serves one socket: it reads frames, collects publishes into batches, keeps the subscriptions, and writes. It never
+//! waits for one thing only: what takes time (commits, pages, locks in line) is a future among others.
+
+mod connection;
+mod publish;
+mod requests;
+mod subscriptions;
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
+    response::{IntoResponse, Response},
+};
+use relay_node::Node;
+use relay_proto::Problem;
+
+use crate::{
+    auth,
+    peer::Peer,
+    reply::{Refused, Reply},
+};
+use connection::Connection;
+
+/// What is read from the system at once. Larger buffers are touched for every idle connection.
+const READ_BUFFER: usize = 4 << 10;
+/// Frames are joined up to this many bytes before they are written.
+const WRITE_BUFFER: usize = 32 << 10;
+
+/// Turns the request into a socket.
+pub(crate) async fn upgrade(
+    State(node): State<Arc<Node>>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
+) -> Reply {
+    let (parts, _) = request.into_parts();
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return Ok(not_a_socket(&rejection)),
+    };
+    let principal = auth::identify(&node, &parts, &[])?;
+    let peer = parts.extensions.get::<Peer>().copied();
+    let max_frame = node.config.chat.max_frame.0 as usize;
+    let token = node.tasks.token();
+    let response = upgrade
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_message_size(max_frame)
+        .max_frame_size(max_frame)
+        .on_upgrade(move |socket| async move {
+            // On the heap, so that the task of an idle connection stays small.
+            Box::pin(Connection::new(node, socket, principal, peer).run()).await;
+            drop(token);
+        });
+    Ok(response)
+}
+
+fn not_a_socket(rejection: &WebSocketUpgradeRejection) -> Response {
+    let mut response =
+        Refused(Problem::invalid(format!("this path is a WebSocket: {rejection}"))).into_response();
+    *response.status_mut() = http::StatusCode::UPGRADE_REQUIRED;
+    response
+}

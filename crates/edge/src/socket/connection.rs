@@ -1,0 +1,282 @@
+//! The task of one socket.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use relay_core::policy::Principal;
+use relay_node::Node;
+use relay_proto::{Code, Problem, frame, frame::Frame};
+use tokio::time::Instant;
+
+use super::{publish::Publishes, requests, subscriptions::Subscriptions};
+use crate::peer::Peer;
+
+/// Frames handled before the answers are written.
+const READ_BATCH: usize = 64;
+/// Requests of one connection that may be under way, publishes aside.
+const MAX_REQUESTS: usize = 1_024;
+/// A connection that takes nothing for so long is closed.
+const STUCK: Duration = Duration::from_secs(30);
+/// After so long without a frame the other side is asked for a sign of life.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Unanswered pings after which the connection counts as dead.
+const MAX_UNANSWERED: u32 = 2;
+
+/// The state of one socket.
+pub(super) struct Connection {
+    pub node: Arc<Node>,
+    pub principal: Principal,
+    pub peer: Option<Peer>,
+    pub subscriptions: Subscriptions,
+    socket: WebSocket,
+    publishes: Publishes,
+    /// Requests that take time; each gives the frame that answers it.
+    requests: FuturesUnordered<BoxFuture<'static, String>>,
+    unanswered_pings: u32,
+}
+
+/// Why a connection ends.
+pub(super) enum End {
+    /// The other side is gone.
+    Gone,
+    Close(u16, String),
+}
+
+/// What the task woke up for.
+enum Wake {
+    Stop,
+    Frame(Option<Result<Message, axum::Error>>),
+    Published(super::publish::Done),
+    Answer(String),
+    Page(super::subscriptions::Fetched),
+    Outbox,
+    Ping,
+}
+
+impl Connection {
+    pub fn new(
+        node: Arc<Node>,
+        socket: WebSocket,
+        principal: Principal,
+        peer: Option<Peer>,
+    ) -> Self {
+        node.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        Self {
+            subscriptions: Subscriptions::new(node.clone()),
+            node,
+            principal,
+            peer,
+            socket,
+            publishes: Publishes::default(),
+            requests: FuturesUnordered::new(),
+            unanswered_pings: 0,
+        }
+    }
+
+    /// Serves the socket until it ends.
+    pub async fn run(mut self) {
+        let end = match self.serve().await {
+            Ok(()) => End::Gone,
+            Err(end) => end,
+        };
+        if let End::Close(code, reason) = end {
+            let frame = CloseFrame { code, reason: reason.into() };
+            let close = self.socket.send(Message::Close(Some(frame)));
+            let _ = tokio::time::timeout(Duration::from_secs(1), close).await;
+        }
+        self.subscriptions.leave_all().await;
+        self.node.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    async fn serve(&mut self) -> Result<(), End> {
+        let stop = self.node.stop.clone();
+        let outbox = self.subscriptions.outbox.clone();
+        let mut ping_at = Instant::now() + PING_INTERVAL;
+        loop {
+            let wake = tokio::select! {
+                biased;
+                () = stop.cancelled() => Wake::Stop,
+                Some(done) = self.publishes.next_done() => Wake::Published(done),
+                Some(answer) = self.requests.next() => Wake::Answer(answer),
+                () = outbox.filled() => Wake::Outbox,
+                Some(page) = self.subscriptions.next_page() => Wake::Page(page),
+                message = self.socket.recv(),
+                    if self.publishes.has_room() && self.requests.len() < MAX_REQUESTS =>
+                    Wake::Frame(message),
+                () = tokio::time::sleep_until(ping_at) => Wake::Ping,
+            };
+            match wake {
+                Wake::Stop => return Err(End::Close(1012, retry_advice(&self.node))),
+                Wake::Frame(message) => {
+                    ping_at = Instant::now() + PING_INTERVAL;
+                    self.unanswered_pings = 0;
+                    self.take_frames(message).await?;
+                }
+                Wake::Published(done) => self.answer_publishes(done).await?,
+                Wake::Answer(answer) => self.answer_requests(answer).await?,
+                Wake::Outbox => self.drain_outbox().await?,
+                Wake::Page(page) => self.take_page(page).await?,
+                Wake::Ping => {
+                    ping_at = Instant::now() + PING_INTERVAL;
+                    self.ping().await?;
+                }
+            }
+        }
+    }
+
+    /// Handles the frame that came and all others that are here already.
+    async fn take_frames(
+        &mut self,
+        first: Option<Result<Message, axum::Error>>,
+    ) -> Result<(), End> {
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(message) = next {
+            let message = message.ok_or(End::Gone)?.map_err(broken)?;
+            match message {
+                Message::Text(text) => self.take_frame(text.as_str()).await?,
+                Message::Binary(_) => return Err(End::Close(1003, "frames are text".into())),
+                Message::Close(_) => return Err(End::Gone),
+                Message::Ping(_) | Message::Pong(_) => {}
+            }
+            taken += 1;
+            let more = taken < READ_BATCH && self.publishes.has_room();
+            next = if more { self.socket.recv().now_or_never() } else { None };
+        }
+        self.publishes.start(&self.node);
+        self.flush().await
+    }
+
+    async fn take_frame(&mut self, text: &str) -> Result<(), End> {
+        let frame = match Frame::parse(text) {
+            Ok(frame) => frame,
+            Err(fault) => {
+                return self.feed(frame::encode_error(fault.id.as_deref(), &fault.problem)).await;
+            }
+        };
+        if frame.t == "event.publish" {
+            return match self.publishes.add(&self.node, &frame) {
+                Ok(()) => Ok(()),
+                Err(problem) => self.refuse(&frame, &problem).await,
+            };
+        }
+        match requests::handle(self, &frame).await {
+            Ok(requests::Reply::None) => Ok(()),
+            Ok(requests::Reply::Now(answer)) => self.feed(answer).await,
+            Ok(requests::Reply::Later(answer)) => {
+                self.requests.push(answer);
+                Ok(())
+            }
+            Err(problem) => self.refuse(&frame, &problem).await,
+        }
+    }
+
+    async fn refuse(&mut self, frame: &Frame<'_>, problem: &Problem) -> Result<(), End> {
+        self.feed(frame::encode_error(frame.id.as_deref(), problem)).await
+    }
+
+    async fn answer_publishes(&mut self, done: super::publish::Done) -> Result<(), End> {
+        let mut next = Some(done);
+        while let Some(done) = next {
+            for answer in self.publishes.answers(done) {
+                self.feed(answer).await?;
+            }
+            next = self.publishes.next_done().now_or_never().flatten();
+        }
+        self.publishes.start(&self.node);
+        self.flush().await
+    }
+
+    async fn answer_requests(&mut self, first: String) -> Result<(), End> {
+        let mut next = Some(first);
+        while let Some(answer) = next {
+            self.feed(answer).await?;
+            next = self.requests.next().now_or_never().flatten();
+        }
+        self.flush().await
+    }
+
+    async fn drain_outbox(&mut self) -> Result<(), End> {
+        let mut items = Vec::new();
+        loop {
+            self.subscriptions.outbox.take(256, &mut items);
+            if items.is_empty() {
+                return self.flush().await;
+            }
+            for item in items.drain(..) {
+                if let Some(text) = self.subscriptions.take_item(item) {
+                    let text = Utf8Bytes::try_from(text)
+                        .map_err(|_| End::Close(1011, "internal error".into()))?;
+                    self.feed(text).await?;
+                }
+            }
+        }
+    }
+
+    async fn take_page(&mut self, page: super::subscriptions::Fetched) -> Result<(), End> {
+        for text in self.subscriptions.take_page(page).await {
+            self.feed(text).await?;
+        }
+        self.flush().await
+    }
+
+    async fn ping(&mut self) -> Result<(), End> {
+        self.unanswered_pings += 1;
+        if self.unanswered_pings > MAX_UNANSWERED {
+            return Err(End::Close(1001, "heartbeat timeout".into()));
+        }
+        // Libraries answer the control frame by themselves; older clients answer the other one.
+        self.feed_message(Message::Ping(Vec::new().into())).await?;
+        self.feed(r#"{"v":1,"t":"ping"}"#).await?;
+        self.flush().await
+    }
+
+    /// Queues a text frame; writes when enough is queued.
+    pub async fn feed(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), End> {
+        self.feed_message(Message::Text(text.into())).await
+    }
+
+    async fn feed_message(&mut self, message: Message) -> Result<(), End> {
+        let fed = tokio::time::timeout(STUCK, self.socket.feed(message)).await;
+        self.written(fed)
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        let flushed = tokio::time::timeout(STUCK, self.socket.flush()).await;
+        self.written(flushed)
+    }
+
+    fn written(
+        &self,
+        outcome: Result<Result<(), axum::Error>, tokio::time::error::Elapsed>,
+    ) -> Result<(), End> {
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Gone),
+            Err(_) => {
+                self.node.metrics.slow_consumers.fetch_add(1, Ordering::Relaxed);
+                Err(End::Close(1011, Code::SlowConsumer.as_str().into()))
+            }
+        }
+    }
+}
+
+/// What the socket library could not read.
+fn broken(error: axum::Error) -> End {
+    let text = error.to_string();
+    if text.contains("too long") || text.contains("too big") {
+        End::Close(1009, "frame too large".into())
+    } else {
+        End::Gone
+    }
+}
+
+/// Spreads the return of clients over the time of the drain.
+fn retry_advice(node: &Node) -> String {
+    let spread_ms = node.config.drain.timeout.as_millis() as u64;
+    format!("restarting; retry_after_ms={}", node.clock.mono_ns() / 1_000 % spread_ms.max(1))
+}

@@ -1,0 +1,342 @@
+//! The subscriptions of one connection: first from the store, page by page, then live.
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::extract::ws::Utf8Bytes;
+use bytes::Bytes;
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use relay_core::{
+    events::{Question, check_filters},
+    fanout::{Item, JoinLive, LockWatch, Outbox, OutboxLimits, ReadScope, SubscriptionId},
+    policy::quota::SubscriptionPermit,
+};
+use relay_node::{Node, Reader};
+use relay_proto::{
+    Code, Cursor, Filter, Namespace, Position, Problem, frame::encode, name::DEFAULT_NAMESPACE,
+};
+use relay_store::{Order, Page};
+use serde::Deserialize;
+use serde_json::json;
+
+/// Subscriptions and watches of one connection.
+const MAX_PER_CONNECTION: usize = 1_000;
+/// Events fetched at once while catching up.
+const PAGE: usize = 256;
+/// Longest name of a subscription in bytes.
+const MAX_NAME: usize = 128;
+
+#[derive(Deserialize)]
+pub(super) struct Subscribe {
+    sub: String,
+    #[serde(default)]
+    filters: Vec<Filter>,
+    after: Option<String>,
+    live: Option<bool>,
+    #[serde(default)]
+    history: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Unsubscribe {
+    sub: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct WatchLock {
+    ns: Option<Namespace>,
+    resource: Option<String>,
+}
+
+pub(super) struct Subscriptions {
+    node: Arc<Node>,
+    pub outbox: Arc<Outbox>,
+    by_id: HashMap<SubscriptionId, Subscription, ahash::RandomState>,
+    names: HashMap<String, SubscriptionId, ahash::RandomState>,
+    fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
+}
+
+struct Subscription {
+    name: String,
+    reader: Reader,
+    filters: Vec<Filter>,
+    history: bool,
+    live: bool,
+    /// What its frames begin with.
+    head: Bytes,
+    /// Everything up to this `seq` was sent or looked at.
+    seen: u64,
+    /// Whether `stream.live` was sent.
+    told_live: bool,
+    _permit: SubscriptionPermit,
+}
+
+/// A page for one subscription.
+pub(super) struct Fetched {
+    id: SubscriptionId,
+    page: Result<Page, Problem>,
+}
+
+impl Subscriptions {
+    pub fn new(node: Arc<Node>) -> Self {
+        Self {
+            node,
+            outbox: Arc::new(Outbox::new(OutboxLimits::default())),
+            by_id: HashMap::default(),
+            names: HashMap::default(),
+            fetching: FuturesUnordered::new(),
+        }
+    }
+
+    /// Begins a subscription; one of the same name ends.
+    pub async fn subscribe(&mut self, reader: Reader, asked: Subscribe) -> Result<(), Problem> {
+        if asked.sub.is_empty() || asked.sub.len() > MAX_NAME {
+            return Err(Problem::invalid(format!("sub is a name of 1 to {MAX_NAME} bytes")));
+        }
+        check_filters(&asked.filters)?;
+        for ns in asked.filters.iter().flat_map(|filter| &filter.ns) {
+            if !reader.may_read(ns) {
+                return Err(Problem::forbidden(format!("namespace {ns} is not readable for you")));
+            }
+        }
+        let after = asked.after.as_deref().map(|text| self.position(text)).transpose()?;
+        if let Some(after) = after {
+            self.check_window(&reader, &asked.filters, after).await?;
+        }
+        self.end_named(&asked.sub).await;
+        if self.by_id.len() + self.names.len() >= 2 * MAX_PER_CONNECTION {
+            let message = format!("at most {MAX_PER_CONNECTION} subscriptions a connection");
+            return Err(Problem::new(Code::LimitExceeded, message));
+        }
+        let tenant = asked
+            .filters
+            .iter()
+            .find_map(|filter| filter.ns.first())
+            .map_or(DEFAULT_NAMESPACE, |ns| ns.tenant());
+        let permit = self.node.quotas.subscribe(tenant)?;
+        let id = self.node.fanout.new_id();
+        let live = asked.live.unwrap_or(true);
+        let filters =
+            if asked.filters.is_empty() { vec![Filter::default()] } else { asked.filters };
+        let sub = Subscription {
+            head: head(&asked.sub),
+            name: asked.sub.clone(),
+            reader,
+            filters,
+            history: asked.history,
+            live,
+            seen: after.unwrap_or_else(|| self.node.events.committed_seq()),
+            told_live: false,
+            _permit: permit,
+        };
+        self.names.insert(asked.sub, id);
+        match after {
+            None if live => self.join(id, &sub, None).await,
+            _ => self.fetch(id, &sub),
+        }
+        self.by_id.insert(id, sub);
+        Ok(())
+    }
+
+    pub async fn unsubscribe(&mut self, asked: Unsubscribe) -> Result<(), Problem> {
+        if self.end_named(&asked.sub).await {
+            Ok(())
+        } else {
+            Err(Problem::not_found(format!("no subscription '{}'", asked.sub)))
+        }
+    }
+
+    /// Begins to tell of changes of a lock, or of all in a namespace.
+    pub async fn watch_lock(&mut self, reader: &Reader, asked: WatchLock) -> Result<(), Problem> {
+        let ns = asked.ns.unwrap_or_default();
+        if !reader.may_read(&ns) {
+            return Err(Problem::forbidden(format!("namespace {ns} is not readable for you")));
+        }
+        let resource = asked
+            .resource
+            .map(|text| text.parse().map_err(|error| Problem::invalid(format!("{error}"))))
+            .transpose()?;
+        let name = format!("\0lock {ns} {resource:?}");
+        if self.names.contains_key(&name) {
+            return Ok(());
+        }
+        if self.names.len() >= MAX_PER_CONNECTION {
+            let message = format!("at most {MAX_PER_CONNECTION} watches a connection");
+            return Err(Problem::new(Code::LimitExceeded, message));
+        }
+        let id = self.node.fanout.new_id();
+        self.names.insert(name, id);
+        let outbox = self.outbox.clone();
+        self.node.fanout.watch(LockWatch { id, outbox, ns, resource }).await;
+        Ok(())
+    }
+
+    /// The next page that was fetched; never completes while none is under way.
+    pub async fn next_page(&mut self) -> Option<Fetched> {
+        self.fetching.next().await
+    }
+
+    /// The frames of a page; then the next page is fetched, or the subscription joins the live tail.
+    pub async fn take_page(&mut self, fetched: Fetched) -> Vec<Utf8Bytes> {
+        let Fetched { id, page } = fetched;
+        let Some(mut sub) = self.by_id.remove(&id) else { return Vec::new() };
+        let page = match page {
+            Ok(page) => page,
+            Err(problem) => {
+                return vec![self.close(id, &sub, problem.code.as_str(), &problem.message)];
+            }
+        };
+        let log = self.node.events.log_id();
+        let mut frames: Vec<Utf8Bytes> =
+            page.events.iter().map(|event| event_frame(&sub.head, log, event).into()).collect();
+        let more = page.next.is_some();
+        sub.seen = page.through_seq.max(sub.seen);
+        if more {
+            self.fetch(id, &sub);
+        } else if sub.live {
+            self.join(id, &sub, Some(sub.seen)).await;
+        } else {
+            frames.push(self.live_frame(&sub));
+            frames.push(self.close(id, &sub, "done", "everything was sent"));
+            return frames;
+        }
+        self.by_id.insert(id, sub);
+        frames
+    }
+
+    /// What an item of the outbox makes to be sent.
+    pub fn take_item(&mut self, item: Item) -> Option<Bytes> {
+        match item {
+            Item::Event { to, frame, seq } => {
+                let sub = self.by_id.get_mut(&to)?;
+                sub.seen = seq.max(sub.seen);
+                Some(frame)
+            }
+            Item::Frame(frame) => Some(frame),
+            Item::Live { to, seq } => {
+                let sub = self.by_id.get_mut(&to)?;
+                sub.seen = seq.max(sub.seen);
+                if std::mem::replace(&mut sub.told_live, true) {
+                    return None;
+                }
+                let sub = self.by_id.get(&to)?;
+                Some(self.live_frame(sub).into())
+            }
+            Item::Lagging { to, after_seq } => {
+                let mut sub = self.by_id.remove(&to)?;
+                sub.seen = after_seq;
+                self.fetch(to, &sub);
+                self.by_id.insert(to, sub);
+                None
+            }
+            Item::Dropped { to, count } => {
+                let name = self.by_id.get(&to).map_or("", |sub| sub.name.as_str());
+                Some(encode("stream.gap", None, &json!({"sub": name, "dropped": count})).into())
+            }
+        }
+    }
+
+    pub async fn leave_all(&mut self) {
+        for (_, id) in self.names.drain() {
+            self.node.fanout.leave(id).await;
+        }
+        self.by_id.clear();
+    }
+
+    async fn end_named(&mut self, name: &str) -> bool {
+        let Some(id) = self.names.remove(name) else { return false };
+        self.by_id.remove(&id);
+        self.node.fanout.leave(id).await;
+        true
+    }
+
+    /// Ends a subscription that is out of the live tail.
+    fn close(
+        &mut self,
+        _: SubscriptionId,
+        sub: &Subscription,
+        code: &str,
+        message: &str,
+    ) -> Utf8Bytes {
+        self.names.remove(&sub.name);
+        let cursor = self.node.events.cursor(Position::AfterSeq(sub.seen));
+        let body = json!({"sub": sub.name, "code": code, "message": message, "cursor": cursor});
+        encode("stream.closed", None, &body).into()
+    }
+
+    fn live_frame(&self, sub: &Subscription) -> Utf8Bytes {
+        let cursor = self.node.events.cursor(Position::AfterSeq(sub.seen));
+        encode("stream.live", None, &json!({"sub": sub.name, "cursor": cursor})).into()
+    }
+
+    fn fetch(&self, id: SubscriptionId, sub: &Subscription) {
+        let node = self.node.clone();
+        let reader = sub.reader.clone();
+        let question = Question {
+            filters: sub.filters.clone(),
+            history: sub.history,
+            order: Order::Seq,
+            limit: PAGE,
+            cursor: Some(node.events.cursor(Position::AfterSeq(sub.seen))),
+        };
+        self.fetching.push(Box::pin(async move {
+            let page = node.events.page(&reader, question).await.map(|(page, _)| page);
+            Fetched { id, page }
+        }));
+    }
+
+    async fn join(&mut self, id: SubscriptionId, sub: &Subscription, after_seq: Option<u64>) {
+        let join = JoinLive {
+            id,
+            outbox: self.outbox.clone(),
+            filters: sub.filters.clone(),
+            scope: Arc::new(sub.reader.clone()),
+            history: sub.history,
+            head: sub.head.clone(),
+            after_seq,
+        };
+        self.node.fanout.join(join).await;
+    }
+
+    fn position(&self, text: &str) -> Result<u64, Problem> {
+        if text.is_empty() {
+            return Ok(0);
+        }
+        match Cursor::decode(text, self.node.events.log_id())?.position {
+            Position::AfterSeq(seq) => Ok(seq),
+            _ => Err(Problem::invalid("the cursor belongs to another order; use one of order=seq")),
+        }
+    }
+
+    /// A cursor from before what retention removed is refused at once, and not after the first page.
+    async fn check_window(
+        &mut self,
+        reader: &Reader,
+        filters: &[Filter],
+        after: u64,
+    ) -> Result<(), Problem> {
+        let question = Question {
+            filters: filters.to_vec(),
+            order: Order::Seq,
+            limit: 1,
+            cursor: Some(self.node.events.cursor(Position::AfterSeq(after))),
+            history: true,
+        };
+        if after == 0 {
+            return Ok(());
+        }
+        self.node.events.check_window(reader, &question).await
+    }
+}
+
+/// `{"v":1,"t":"stream.event","body":{"sub":"…",`
+pub(crate) fn head(name: &str) -> Bytes {
+    let name = serde_json::Value::from(name);
+    format!(r#"{{"v":1,"t":"stream.event","body":{{"sub":{name},"#).into()
+}
+
+fn event_frame(head: &[u8], log: u32, event: &relay_store::StoredEvent) -> String {
+    let cursor = Cursor { log, position: Position::AfterSeq(event.seq) }.encode();
+    let head = String::from_utf8_lossy(head);
+    let json = String::from_utf8_lossy(&event.json);
+    format!(r#"{head}"cursor":"{cursor}","event":{json}}}}}"#)
+}

@@ -1,0 +1,1 @@
+//! Server-sent events: `/v1/events/stream` and `/v1/lock-watch`.

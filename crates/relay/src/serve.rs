@@ -1,0 +1,110 @@
+//! Running a relay: build, say what it is, wait for the end, stop cleanly (`cli.md` 3.2, 3.5).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use relay_edge::Doors;
+use relay_node::{Node, config::Config};
+use relay_store::SystemClock;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Serves until SIGTERM or SIGINT; returns when everything is stored and closed.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let began = Instant::now();
+    raise_file_limit();
+    let mut signals = Signals::new().context("signals cannot be caught")?;
+    let node = Node::start(config, Arc::new(SystemClock)).await?;
+    let doors = match Doors::open(node.clone()).await {
+        Ok(doors) => doors,
+        Err(error) => {
+            node.close(Duration::from_secs(1)).await;
+            return Err(error.into());
+        }
+    };
+    greet(&node, &doors, began.elapsed());
+    signals.next().await;
+    stop(node, doors, signals).await;
+    Ok(())
+}
+
+/// First it says that it stops, then it finishes what is under way; a second signal cuts that short.
+async fn stop(node: Arc<Node>, doors: Doors, mut signals: Signals) {
+    let drain = node.config.drain.clone();
+    tracing::info!("stopping: {:?} for what is under way", drain.timeout);
+    node.start_draining();
+    let orderly = async {
+        tokio::time::sleep(drain.delay).await;
+        doors.close(drain.timeout).await;
+    };
+    tokio::select! {
+        () = orderly => {}
+        () = signals.next() => tracing::warn!("stopping now"),
+    }
+    node.close(Duration::from_secs(5)).await;
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// One connection is one file: take as many as the system gives.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, "the limit of open files could not be raised");
+    }
+}
+
+/// The lines that a person sees at the start, on stderr.
+fn greet(node: &Node, doors: &Doors, took: Duration) {
+    let config = &node.config;
+    let scheme = if doors.tls { "https" } else { "http" };
+    eprintln!(
+        "relay {}  main  {}  {}",
+        env!("CARGO_PKG_VERSION"),
+        node.identity.relay_id,
+        node.identity.node_id()
+    );
+    for addr in &doors.http {
+        eprintln!("  listen   {scheme}://{addr}");
+    }
+    let socket = doors.socket.as_ref().map_or("none".into(), |path| path.display().to_string());
+    let backend = match config.store.backend {
+        relay_node::config::Backend::Sqlite => "sqlite",
+        relay_node::config::Backend::Postgres => "postgres",
+    };
+    eprintln!("  data     {} ({backend})      socket   {socket}", config.node.data_dir().display());
+    if config.acl.is_empty() {
+        eprintln!(
+            "  open     namespace 'default' may be read, written and locked by anyone   \
+             -> relay config check --security"
+        );
+    }
+    eprintln!(
+        "ready in {:.2} s.  Next: relay keys gen   |   relay event publish --content hello   |   relay doctor",
+        took.as_secs_f64()
+    );
+}
