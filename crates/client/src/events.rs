@@ -285,6 +285,11 @@ pub(crate) fn received_limits() -> EventLimits {
     }
 }
 
+/// The id that a draft has under an author.
+pub fn event_id(draft: &Draft, author: &NodeId) -> EventId {
+    EventId::from_bytes(*blake3::hash(&draft.canonical(author)).as_bytes())
+}
+
 fn publishing(body: Body) -> Request {
     Request {
         body: Some(body),

@@ -35,7 +35,7 @@ pub use client::{Client, ClientBuilder, Request};
 pub use clock::{BootClock, Clock, ManualClock};
 pub use endpoint::Endpoint;
 pub use error::Error;
-pub use events::{Order, Page, PublishStatus, Published, Query};
+pub use events::{Order, Page, PublishStatus, Published, Query, event_id};
 pub use fence::{FenceError, FenceGate, FenceMode};
 pub use guard::{LockGuard, LockOptions, Loss};
 pub use locks::{LockGrant, LockRequest, LockState};

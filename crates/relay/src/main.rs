@@ -1,21 +1,24 @@
-//! Development entry until the commands are merged.
-mod serve;
-fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let args: Vec<String> = std::env::args().collect();
-    let mut sources = relay_node::config::Sources::default();
-    for pair in args[2..].chunks(2) {
-        let path = match pair[0].as_str() {
-            "--data-dir" => "node.data_dir",
-            "--listen" => "listen.http",
-            _ => "listen.socket",
-        };
-        sources.flags.push(relay_node::config::FlagValue {
-            flag: pair[0].clone(),
-            path: path.into(),
-            value: pair[1].clone(),
-        });
-    }
-    let config = relay_node::config::load(&sources).map_err(|p| anyhow::anyhow!("{p}"))?.config;
-    tokio::runtime::Runtime::new()?.block_on(serve::run(config))
+//! `relay`: what a person types and sees. Wiring only; what another program would want is in the
+//! client crate.
+
+mod app;
+mod cli;
+mod commands;
+mod contexts;
+mod error;
+mod explain;
+mod files;
+mod ids;
+mod output;
+mod progress;
+mod prompt;
+mod seed_args;
+mod times;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Only one provider is compiled in, so that a second installation is the only way to fail.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    ExitCode::from(cli::run(std::env::args_os().collect()))
 }

@@ -1,0 +1,312 @@
+//! The command tree, the flags of every command, and how one run goes.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    app::App,
+    commands,
+    error::{Failure, Outcome, exit},
+    output::Format,
+    progress::ProgressMode,
+    seed_args, times,
+};
+
+/// Signed events, live streams and locks with fencing tokens: one relay for your people and programs.
+#[derive(Debug, Parser)]
+#[command(name = "relay", version, disable_help_subcommand = true)]
+#[command(after_help = "\
+First steps:
+  relay serve                     start a relay here
+  relay keys gen                  make a key
+  relay event publish --content hello")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Flags of every command")]
+pub struct Global {
+    /// Which saved relay to use [env: RELAY_CONTEXT]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// This relay instead: https://… or unix:PATH [env: RELAY_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    pub url: Option<String>,
+    /// Signing key: an OpenSSH or PEM file
+    #[arg(long, global = true, value_name = "PATH", env = "RELAY_KEY")]
+    pub key: Option<PathBuf>,
+    /// Bearer token instead of a key
+    #[arg(long, global = true, value_name = "PATH", env = "RELAY_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// File with the passphrase of the key; - is stdin
+    #[arg(long, global = true, value_name = "PATH", env = "RELAY_PASSPHRASE_FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Namespace
+    #[arg(short, long, global = true, value_name = "NS", env = "RELAY_NS")]
+    pub ns: Option<String>,
+    /// Form of the data on stdout
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORM",
+        env = "RELAY_OUTPUT",
+        default_value = "auto"
+    )]
+    pub output: Format,
+    /// Same as -o json
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Only these members of the answer
+    #[arg(long, global = true, value_name = "A,B", value_delimiter = ',')]
+    pub fields: Vec<String>,
+    /// Cut nothing in tables
+    #[arg(long, global = true)]
+    pub wide: bool,
+    /// Deadline of one operation
+    #[arg(long, global = true, value_name = "DUR", env = "RELAY_TIMEOUT", default_value = "10s",
+          value_parser = times::parse_duration)]
+    pub timeout: Duration,
+    /// Colour of help and messages
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+    /// For screen readers: no bars, boxes, colour or redraw
+    #[arg(long, global = true, env = "RELAY_PLAIN", value_parser = clap::builder::FalseyValueParser::new())]
+    pub plain: bool,
+    /// Say less
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub quiet: u8,
+    /// Say more; twice for causes
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Never ask
+    #[arg(long, global = true, env = "RELAY_NO_INPUT", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_input: bool,
+    /// Answer every question with yes
+    #[arg(short, long, global = true)]
+    pub yes: bool,
+    /// How to show progress
+    #[arg(long, global = true, value_name = "FORM", default_value = "auto")]
+    pub progress: ProgressMode,
+    /// Configuration file of the relay; repeatable, later wins
+    #[arg(long, global = true, value_name = "PATH", env = "RELAY_CONFIG")]
+    pub config: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make, show, convert and rotate keys
+    Keys(commands::keys::Keys),
+    /// Publish, find and follow signed events
+    Event(commands::event::EventGroup),
+    /// Hold locks, and run commands under them
+    Lock(commands::lock::LockGroup),
+    /// Part of `lock run`: becomes the command, and dies with its parent
+    #[command(name = "__child", hide = true)]
+    Child(commands::lock::child::Child),
+}
+
+/// Runs one command line and returns its exit code.
+pub fn run(args: Vec<OsString>) -> u8 {
+    let json_wanted = wants_json(&args);
+    let args = match seed_args::translate(args) {
+        Ok(args) => args,
+        Err(failure) => {
+            failure.report(json_wanted);
+            return failure.exit;
+        }
+    };
+    let matches = match command().color(color(&args)).try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => return usage_error(&error, json_wanted),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return usage_error(&error, json_wanted),
+    };
+    let app = App::new(cli.global);
+    let outcome = match cli.command {
+        Some(command) => dispatch(&app, command),
+        None => Ok(no_command()),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.report(app.out.is_json());
+            if failure.silent { 0 } else { failure.exit }
+        }
+    }
+}
+
+/// The command tree with the exit codes on every help page.
+pub fn command() -> clap::Command {
+    with_exit_codes(Cli::command())
+}
+
+fn dispatch(app: &App, command: Command) -> Outcome {
+    // The helper becomes another program: it must not carry a runtime's threads.
+    if let Command::Child(child) = command {
+        return child.run();
+    }
+    commands::serve::log(&app.global);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // The command itself runs on this thread, which lives as long as the process: the kernel's
+    // parent-death signal of `lock run` goes by the thread that started the child.
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Keys(keys) => keys.run(app).await,
+            Command::Event(event) => event.run(app).await,
+            Command::Lock(lock) => lock.run(app).await,
+            Command::Child(_) => Ok(exit::FAILED),
+        }
+    });
+    // A blocked read of stdin must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome
+}
+
+/// `relay` alone: help on a terminal, else a usage error.
+fn no_command() -> u8 {
+    let help = command().render_help();
+    if crate::output::stdout_is_terminal() {
+        print!("{help}");
+        return 0;
+    }
+    eprint!("{help}");
+    exit::USAGE
+}
+
+fn usage_error(error: &clap::Error, json: bool) -> u8 {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayVersion) || !json {
+        // Help that nobody reads to the end is no failure.
+        let _ = error.print();
+        return u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
+    }
+    let text = error.render().to_string();
+    let first = text.lines().next().unwrap_or_default();
+    let failure = Failure::usage(first.strip_prefix("error: ").unwrap_or(first));
+    failure.report(true);
+    failure.exit
+}
+
+fn wants_json(args: &[OsString]) -> bool {
+    let texts = args.iter().take_while(|arg| *arg != "--").filter_map(|arg| arg.to_str());
+    let texts: Vec<_> = texts.collect();
+    let json = |text: &str| matches!(text, "json" | "ndjson");
+    texts.contains(&"--json")
+        || texts.windows(2).any(|pair| matches!(pair, ["-o" | "--output", form] if json(form)))
+        || texts.iter().any(|arg| arg.strip_prefix("--output=").is_some_and(json))
+        || texts.iter().any(|arg| arg.strip_prefix("-o").is_some_and(json))
+        || std::env::var("RELAY_OUTPUT").is_ok_and(|form| json(&form))
+}
+
+/// What `--color`, `NO_COLOR` and `CLICOLOR_FORCE` say, before the arguments are read.
+fn color(args: &[OsString]) -> ColorChoice {
+    let texts: Vec<_> = args.iter().filter_map(|arg| arg.to_str()).collect();
+    let asked = texts.windows(2).find_map(|pair| match pair {
+        ["--color", when] => Some(*when),
+        _ => None,
+    });
+    let asked = asked.or_else(|| texts.iter().find_map(|arg| arg.strip_prefix("--color=")));
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    match asked {
+        Some("always") => ColorChoice::Always,
+        Some("never") => ColorChoice::Never,
+        _ if set("NO_COLOR") || texts.contains(&"--plain") => ColorChoice::Never,
+        _ if set("CLICOLOR_FORCE") => ColorChoice::Always,
+        _ => ColorChoice::Auto,
+    }
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done   1 failed   2 usage   3 not found   4 not allowed   5 someone else has it
+  6 no longer yours   7 cannot reach   8 took too long   9 slow down";
+
+fn with_exit_codes(mut command: clap::Command) -> clap::Command {
+    let names: Vec<String> =
+        command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    for name in names {
+        command = command.mut_subcommand(name, with_exit_codes);
+    }
+    let own = command.get_after_help().map(ToString::to_string);
+    match own {
+        Some(own) if own.contains("Exit codes:") => command,
+        Some(own) => command.after_help(format!("{own}\n\n{EXIT_CODES}")),
+        None => command.after_help(EXIT_CODES),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound() {
+        command().debug_assert();
+    }
+
+    /// Every command that can be run shows two examples that parse.
+    #[test]
+    fn every_help_page_has_two_examples_that_parse() {
+        fn walk(path: &str, command: &clap::Command, pages: &mut Vec<(String, String)>) {
+            let subs: Vec<_> = command.get_subcommands().filter(|sub| !sub.is_hide_set()).collect();
+            for sub in &subs {
+                walk(&format!("{path} {}", sub.get_name()), sub, pages);
+            }
+            if subs.is_empty() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                pages.push((path.to_owned(), help));
+            }
+        }
+        let mut pages = Vec::new();
+        walk("relay", &command(), &mut pages);
+        for (path, help) in pages {
+            assert!(help.contains("Exit codes:"), "{path}: no exit codes");
+            let examples: Vec<_> =
+                help.lines().filter_map(|line| line.strip_prefix("  relay ")).collect();
+            assert!(examples.len() >= 2, "{path}: {} examples", examples.len());
+            for example in examples {
+                let example = example.split(" | ").next().unwrap().split("   ").next().unwrap();
+                let example = example.split(" < ").next().unwrap().split(" > ").next().unwrap();
+                let words = split_words(example);
+                let parsed =
+                    command().try_get_matches_from(["relay".to_owned()].into_iter().chain(words));
+                assert!(parsed.is_ok(), "{path}: relay {example}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+
+    fn split_words(text: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (index, part) in text.split('\'').enumerate() {
+            if index % 2 == 1 {
+                words.push(part.to_owned());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_owned));
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn a_typing_error_is_met_with_a_proposal() {
+        let error = command().try_get_matches_from(["relay", "lock", "aquire"]).unwrap_err();
+        assert!(error.to_string().contains("acquire"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+}
