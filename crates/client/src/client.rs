@@ -239,6 +239,26 @@ impl Client {
         self.call(Request { signed: false, ..Request::get("/v1/info") }).await
     }
 
+    /// Asks whether the relay is ready, and notes what the answer tells about the way to it.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Timeout`].
+    pub async fn probe(&self) -> Result<Probe, Error> {
+        let url = self.inner.endpoint.url("/readyz", &[]);
+        let after = self.inner.timeout;
+        let begun = std::time::Instant::now();
+        let response = tokio::time::timeout(after, self.inner.http.get(url).send())
+            .await
+            .map_err(|_| Error::Timeout { url: self.address(), after })?
+            .map_err(|error| self.unreachable(&error))?;
+        let date = response.headers().get(reqwest::header::DATE);
+        Ok(Probe {
+            ready: response.status().is_success(),
+            took: begun.elapsed(),
+            date: date.and_then(|date| date.to_str().ok()).map(str::to_owned),
+        })
+    }
+
     /// Sends a request and reads the JSON answer. For what this crate has no method for.
     ///
     /// # Errors
@@ -382,6 +402,17 @@ impl Client {
     pub(crate) fn address(&self) -> String {
         self.inner.endpoint.to_string()
     }
+}
+
+/// What one look at a relay showed.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// Whether it takes work now.
+    pub ready: bool,
+    /// From asking to the head of the answer.
+    pub took: Duration,
+    /// The relay's wall clock as an HTTP date, to the second.
+    pub date: Option<String>,
 }
 
 /// How one attempt failed.

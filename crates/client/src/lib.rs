@@ -31,7 +31,7 @@ pub mod sse;
 pub mod stream;
 
 pub use auth::{Credentials, unix_ns};
-pub use client::{Client, ClientBuilder, Request};
+pub use client::{Client, ClientBuilder, Probe, Request};
 pub use clock::{BootClock, Clock, ManualClock};
 pub use endpoint::Endpoint;
 pub use error::Error;

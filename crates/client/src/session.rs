@@ -98,12 +98,19 @@ impl Client {
         self.call(Request::post("/v1/session/logout", &json!({}))).await
     }
 
-    /// Ends one of the caller's sessions.
+    /// Ends one of the caller's sessions (`by` is `session_id`), or all of a device (`device_id`).
+    /// The present one is left alone unless `include_self`.
     ///
     /// # Errors
     /// `unauthorized`, `invalid_request`, and any [`Error`] of the transport.
-    pub async fn revoke_session(&self, session_id: &str) -> Result<Value, Error> {
-        self.call(Request::post("/v1/session/revoke", &json!({ "session_id": session_id }))).await
+    pub async fn revoke_session(
+        &self,
+        by: &str,
+        id: &str,
+        include_self: bool,
+    ) -> Result<Value, Error> {
+        let body = json!({ by: id, "include_self": include_self });
+        self.call(Request::post("/v1/session/revoke", &body)).await
     }
 }
 

@@ -108,12 +108,50 @@ pub enum Color {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a relay
+    Serve(commands::serve::Serve),
     /// Make, show, convert and rotate keys
     Keys(commands::keys::Keys),
     /// Publish, find and follow signed events
     Event(commands::event::EventGroup),
     /// Hold locks, and run commands under them
     Lock(commands::lock::LockGroup),
+    /// Prove your key, and remember the relay
+    Login(commands::session::Login),
+    /// End the session
+    Logout(commands::session::Logout),
+    /// Show who you are to the relay
+    Whoami(commands::session::Whoami),
+    /// List and end your sessions
+    Session(commands::session::SessionGroup),
+    /// Saved relays
+    Context(commands::context::ContextGroup),
+    /// Who may do what
+    Acl(commands::access::Acl),
+    /// What a tenant uses and may use
+    Quota(commands::access::Quota),
+    /// What was refused, and what administrators did
+    Audit(commands::access::Audit),
+    /// Tokens that an operator hands out
+    Token(commands::access::Token),
+    /// Send any request
+    Api(commands::api::Api),
+    /// The relay's configuration
+    Config(commands::config::ConfigGroup),
+    /// The relay's database
+    Store(commands::store::StoreGroup),
+    /// Look for what is wrong, here and on the way to the relay
+    Doctor(commands::doctor::Doctor),
+    /// Answer one question of a monitoring system
+    Check(commands::doctor::Check),
+    /// Explain an error code
+    Explain(commands::about::Explain),
+    /// Print a script that completes commands
+    Completions(commands::about::Completions),
+    /// Print manual pages
+    Man(commands::about::Man),
+    /// Print the version
+    Version(commands::about::Version),
     /// Part of `lock run`: becomes the command, and dies with its parent
     #[command(name = "__child", hide = true)]
     Child(commands::lock::child::Child),
@@ -161,15 +199,36 @@ fn dispatch(app: &App, command: Command) -> Outcome {
     if let Command::Child(child) = command {
         return child.run();
     }
-    commands::serve::log(&app.global);
+    if !matches!(command, Command::Serve(_)) {
+        commands::serve::log(&app.global);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // The command itself runs on this thread, which lives as long as the process: the kernel's
     // parent-death signal of `lock run` goes by the thread that started the child.
     let outcome = runtime.block_on(async {
         match command {
-            Command::Keys(keys) => keys.run(app).await,
-            Command::Event(event) => event.run(app).await,
-            Command::Lock(lock) => lock.run(app).await,
+            Command::Serve(command) => Box::pin(command.run(app)).await,
+            Command::Keys(command) => command.run(app).await,
+            Command::Event(command) => command.run(app).await,
+            Command::Lock(command) => command.run(app).await,
+            Command::Login(command) => command.run(app).await,
+            Command::Logout(command) => command.run(app).await,
+            Command::Whoami(command) => command.run(app).await,
+            Command::Session(command) => command.run(app).await,
+            Command::Context(command) => command.run(app),
+            Command::Acl(command) => command.run(app).await,
+            Command::Quota(command) => command.run(app).await,
+            Command::Audit(command) => command.run(app).await,
+            Command::Token(command) => command.run(app).await,
+            Command::Api(command) => command.run(app).await,
+            Command::Config(command) => command.run(app),
+            Command::Store(command) => command.run(app).await,
+            Command::Doctor(command) => command.run(app).await,
+            Command::Check(command) => command.run(app).await,
+            Command::Explain(command) => command.run(app),
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
+            Command::Version(command) => command.run(app),
             Command::Child(_) => Ok(exit::FAILED),
         }
     });

@@ -2,6 +2,7 @@
 //! client crate.
 
 mod app;
+mod checks;
 mod cli;
 mod commands;
 mod contexts;

@@ -106,6 +106,19 @@ impl SqliteStore {
     }
 
     /// Names the log; part of every cursor.
+    /// The schema of the database in `dir`, which is not changed; `None` where there is none.
+    ///
+    /// # Errors
+    /// The file is there and is no database.
+    pub fn schema_status(dir: &Path) -> Result<Option<SchemaStatus>> {
+        let path = dir.join("relay.db");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        migrate::status(&Connection::open_with_flags(path, flags)?).map(Some)
+    }
+
     pub fn log_id(&self) -> u32 {
         self.shared.log_id
     }

@@ -21,7 +21,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   relay event publish --content hello
   relay event publish --kind 30001 --d site/prod --fence site/prod --content @manifest.json
-  relay event publish --encrypt-to ed25519:9bd9d3b1a5d1a0b5d2b1f6b0b3a7b6d4c1e8f2a3b4c5d6e7f8091a2b3c4d5e6f --content -";
+  relay event publish --encrypt-to ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541 --content -";
 
 #[derive(Debug, Args)]
 pub struct Publish {

@@ -27,7 +27,7 @@ Examples:
 pub const ADDR_EXAMPLES: &str = "\
 Examples:
   relay event addr 30001 ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541 site/prod
-  relay event addr 30001 ~/.ssh/id_ed25519.pub site/prod --history";
+  relay event addr 30001 ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541 site/prod --history";
 
 /// The columns of a list of events.
 const COLUMNS: [&str; 5] = ["id", "kind", "pubkey", "created_at_ns", "content"];
