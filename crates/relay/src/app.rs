@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use relay_client::{Client, Credentials, keys};
+use relay_client::{Client, keys};
 use relay_proto::{Namespace, SigningKey};
 
 use crate::{
@@ -238,13 +238,6 @@ impl App {
     }
 }
 
-impl Target {
-    /// Whether requests over this transport need credentials to be somebody.
-    pub fn is_local(&self) -> bool {
-        self.url.starts_with("unix:")
-    }
-}
-
 /// What the relay's log calls this program.
 const USER_AGENT: &str = concat!("relay/", env!("CARGO_PKG_VERSION"));
 
@@ -261,13 +254,4 @@ pub fn key_dir() -> Result<PathBuf, Failure> {
 fn local_socket() -> Option<PathBuf> {
     let own = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("relay.sock"));
     own.into_iter().chain([PathBuf::from("/run/relay/relay.sock")]).find(|path| path.exists())
-}
-
-/// For messages: how requests are authenticated.
-pub fn describe(credentials: &Credentials) -> &'static str {
-    match credentials {
-        Credentials::Anonymous => "nothing",
-        Credentials::Token(_) => "token",
-        Credentials::Key(_) => "key",
-    }
 }

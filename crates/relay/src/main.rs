@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod prompt;
 mod seed_args;
+mod serve;
 mod times;
 
 use std::process::ExitCode;

@@ -38,13 +38,13 @@ Examples:
     #[command(after_help = "\
 Examples:
   relay lock renew db/main --fencing-token 17
-  relay lock renew db/main --lease 5m")]
+  relay lock renew db/main --fencing-token 17 --lease 5m")]
     Renew(Renew),
     /// Give a lock back
     #[command(after_help = "\
 Examples:
   relay lock release db/main --fencing-token 17
-  relay lock release db/main")]
+  relay lock release db/main --fencing-token 17 -n forge/prod")]
     Release(Release),
     /// Show who holds a lock
     #[command(after_help = "\

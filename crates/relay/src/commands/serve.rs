@@ -1,27 +1,16 @@
 //! `relay serve`: a relay.
 
-use std::{
-    io::IsTerminal,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io::IsTerminal, path::PathBuf};
 
 use clap::{Args, ValueEnum};
-use relay_edge::Doors;
-use relay_node::{
-    Node,
-    config::{self, FlagValue, LogFormat, Sources},
-};
-use relay_store::SystemClock;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use relay_node::config::{self, FlagValue, LogFormat, Sources};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     app::App,
     cli::Global,
-    error::{Failure, Outcome, exit},
-    ids, times,
+    error::{Failure, Outcome},
+    serve,
 };
 
 #[derive(Debug, Args)]
@@ -77,37 +66,12 @@ enum LogForm {
 
 impl Serve {
     pub async fn run(self, app: &App) -> Outcome {
-        let begun = Instant::now();
         let loaded = super::config::load(&self.sources(app))?;
         log_of_relay(&app.global, &loaded.config.log);
         for notice in &loaded.notices {
             tracing::warn!("{notice}");
         }
-        let drain = loaded.config.drain.clone();
-        // Listened for before the first answer, so that no signal finds the default at work.
-        let mut stop = Stop::listen()?;
-        let node = Node::start(loaded.config.clone(), Arc::new(SystemClock::default()))
-            .await
-            .map_err(|error| Failure::failed(error.to_string()))?;
-        let doors = match Doors::open(node.clone()).await {
-            Ok(doors) => doors,
-            Err(error) => {
-                node.close(Duration::from_secs(5)).await;
-                return Err(Failure::new(exit::USAGE, error.to_string()));
-            }
-        };
-        announce(app, &node, &doors, &loaded, begun.elapsed());
-        stop.asked().await;
-        node.start_draining();
-        tokio::select! {
-            () = async {
-                tokio::time::sleep(drain.delay).await;
-                doors.close(drain.timeout).await;
-                node.close(drain.timeout).await;
-            } => {}
-            // Asked twice: now. What was acknowledged is on disk already.
-            () = stop.asked() => tracing::warn!("asked twice to stop: connections are cut"),
-        }
+        serve::run(loaded.config).await.map_err(|error| Failure::failed(format!("{error:#}")))?;
         Ok(0)
     }
 
@@ -141,53 +105,6 @@ impl Serve {
         match self.port {
             Some(port) => sources.with_port(port),
             None => sources,
-        }
-    }
-}
-
-/// What start prints: under twelve lines on stderr.
-fn announce(app: &App, node: &Node, doors: &Doors, loaded: &config::Loaded, took: Duration) {
-    let key = node.identity.node_id().to_string();
-    let relay_id = &node.identity.relay_id;
-    let scheme = if doors.tls { "https" } else { "http" };
-    let addresses: Vec<_> = doors.http.iter().map(|addr| format!("{scheme}://{addr}")).collect();
-    let data = loaded.config.node.data_dir();
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"), relay_id, key, listen = ?addresses,
-        data = %data.display(), ready_ms = took.as_millis() as u64, "ready"
-    );
-    if loaded.config.log.format == LogFormat::Json || app.global.quiet > 0 {
-        return;
-    }
-    let socket = doors.socket.as_ref().map_or("none".into(), |path| path.display().to_string());
-    let backend = loaded.config.store.backend.as_str();
-    eprintln!("relay {}  main  {relay_id}  {}", env!("CARGO_PKG_VERSION"), ids::short(&key));
-    eprintln!("  web      {}", addresses.join("  "));
-    eprintln!("  data     {} ({backend})   socket   {socket}", data.display());
-    for line in loaded.advice() {
-        eprintln!("  note     {line}");
-    }
-    eprintln!(
-        "ready in {}.  Next: relay keys gen   |   relay event publish --content hello   |   relay doctor",
-        times::human(took)
-    );
-}
-
-/// SIGTERM and SIGINT.
-struct Stop {
-    term: Signal,
-    int: Signal,
-}
-
-impl Stop {
-    fn listen() -> Result<Self, Failure> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
         }
     }
 }
