@@ -5,4 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export RELAY_ROUNDS=${RELAY_ROUNDS:-200} RELAY_MUTATIONS=${RELAY_MUTATIONS:-2000000}
+cargo build --locked --workspace --release --bin relay
+RELAY_BIN=$PWD/${CARGO_TARGET_DIR:-target}/release/relay
+export RELAY_BIN
 cargo test --locked --workspace --release --no-fail-fast "$@" -- --include-ignored --test-threads=1
