@@ -319,6 +319,27 @@ mod tests {
         command().debug_assert();
     }
 
+    /// An argument with the name of a global flag would be read as that flag.
+    #[test]
+    fn no_argument_takes_the_name_of_a_global_flag() {
+        fn walk(path: &str, command: &clap::Command, global: &[String]) {
+            for arg in command.get_arguments().filter(|arg| !arg.is_global_set()) {
+                let clash = global.contains(&arg.get_id().to_string());
+                assert!(!clash, "{path}: '{}' is a global flag as well", arg.get_id());
+            }
+            for sub in command.get_subcommands() {
+                walk(&format!("{path} {}", sub.get_name()), sub, global);
+            }
+        }
+        let global: Vec<String> = command()
+            .get_arguments()
+            .filter(|arg| arg.is_global_set())
+            .map(|arg| arg.get_id().to_string())
+            .collect();
+        assert!(global.len() > 10);
+        walk("relay", &command(), &global);
+    }
+
     /// Every command that can be run shows two examples that parse.
     #[test]
     fn every_help_page_has_two_examples_that_parse() {

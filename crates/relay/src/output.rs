@@ -56,7 +56,7 @@ impl Output {
         let value = self.selected(value);
         match self.effective(true) {
             Format::Json | Format::Ndjson => line(&value.to_string()),
-            Format::Raw => line(&bare(&value)),
+            Format::Raw => line(&bare(only_member(&value).unwrap_or(&value))),
             Format::Kv | Format::Auto => {
                 let text: String = members(&value, first)
                     .map(|(name, value)| format!("{name}={}\n", machine(value)))
@@ -261,6 +261,11 @@ fn tab_cell(name: &str, value: &Value) -> String {
         text
     };
     text.replace(['\t', '\n', '\r'], " ")
+}
+
+/// The value of an object that has just one member, which is what `--fields NAME -o raw` asks for.
+fn only_member(value: &Value) -> Option<&Value> {
+    value.as_object().filter(|members| members.len() == 1)?.values().next()
 }
 
 fn bare(value: &Value) -> String {

@@ -59,7 +59,7 @@ Examples:
   relay keys show ~/.ssh/id_ed25519 --ssh")]
     Show {
         /// A name among your keys, or the path of a private or public key file
-        #[arg(default_value = "default")]
+        #[arg(id = "which", value_name = "KEY", default_value = "default")]
         key: String,
         /// As a line for authorized_keys and allowed_signers
         #[arg(long)]
@@ -84,7 +84,7 @@ Examples:
   relay keys export ci --form public")]
     Export {
         /// A name among your keys, or a path
-        #[arg(default_value = "default")]
+        #[arg(id = "which", value_name = "KEY", default_value = "default")]
         key: String,
         #[arg(long, default_value = "openssh")]
         form: Form,
@@ -126,7 +126,7 @@ Examples:
   relay keys verify ~/.ssh/id_ed25519")]
     Verify {
         /// A name among your keys, or a path
-        #[arg(default_value = "default")]
+        #[arg(id = "which", value_name = "KEY", default_value = "default")]
         key: String,
     },
 }
