@@ -1,0 +1,115 @@
+//! The loop of a native actor.
+
+use std::panic::AssertUnwindSafe;
+
+use futures_util::{FutureExt, future::BoxFuture};
+use relay_proto::CallError;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    inbox::{Envelope, Inbox},
+    service::{Handled, Service},
+    supervisor::{Exit, Incarnation},
+};
+
+/// One life of a [`Service`].
+pub(crate) struct Native {
+    pub service: Box<dyn Service>,
+    /// How many [`Handled::Aside`] may run at once.
+    pub concurrency: usize,
+}
+
+impl Incarnation for Native {
+    fn run(self: Box<Self>, inbox: Inbox, stop: CancellationToken) -> BoxFuture<'static, Exit> {
+        Box::pin(serve(*self, inbox, stop))
+    }
+}
+
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once, never kept")]
+enum Next {
+    Stop,
+    Failed(String),
+    Message(Option<Envelope>),
+    AsideEnded,
+}
+
+async fn serve(mut actor: Native, mut inbox: Inbox, stop: CancellationToken) -> Exit {
+    // Aside work ends with the actor: dropping the set aborts it.
+    let mut aside = JoinSet::new();
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = stop.cancelled() => Next::Stop,
+            reason = actor.service.failed() => Next::Failed(reason),
+            Some(_) = aside.join_next(), if !aside.is_empty() => Next::AsideEnded,
+            envelope = inbox.next(), if aside.len() < actor.concurrency => Next::Message(envelope),
+        };
+        let handled = match next {
+            Next::Stop | Next::Message(None) => break,
+            Next::Failed(reason) => return Exit::Crashed(reason),
+            Next::AsideEnded => continue,
+            Next::Message(Some(envelope)) => handle(&mut actor, envelope, &inbox, &mut aside),
+        };
+        if let Err(crash) = handled.await {
+            return Exit::Crashed(crash);
+        }
+    }
+    // What still waits in the inbox is refused by the supervisor, or served by the next life.
+    while aside.join_next().await.is_some() {}
+    actor.service.stop().await;
+    Exit::Stopped
+}
+
+/// Handles one message; `Err` when the handler panicked.
+async fn handle(
+    actor: &mut Native,
+    envelope: Envelope,
+    inbox: &Inbox,
+    aside: &mut JoinSet<()>,
+) -> Result<(), String> {
+    let started = Instant::now();
+    let (request, mut answer) = envelope.open();
+    let handling = AssertUnwindSafe(actor.service.handle(request)).catch_unwind();
+    let handled = tokio::select! {
+        biased;
+        handled = handling => handled,
+        () = answer.abandoned() => return Ok(()),
+    };
+    match handled {
+        Ok(Handled::Now(result)) => {
+            inbox.observe(started, &result);
+            answer.send(result);
+        }
+        Ok(Handled::Aside(work)) => {
+            let counters = inbox.counters();
+            aside.spawn(async move {
+                tokio::select! {
+                    result = AssertUnwindSafe(work).catch_unwind() => {
+                        let result = result.unwrap_or_else(|_| Err(crashed()));
+                        counters.observe(started, &result);
+                        answer.send(result);
+                    }
+                    () = answer.abandoned() => {}
+                }
+            });
+        }
+        Err(panic) => {
+            let result = Err(crashed());
+            inbox.observe(started, &result);
+            answer.send(result);
+            return Err(panic_text(panic.as_ref()));
+        }
+    }
+    Ok(())
+}
+
+fn crashed() -> CallError {
+    CallError::internal("the service crashed while it handled this call")
+}
+
+/// What a panic said; for the log only.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
+}

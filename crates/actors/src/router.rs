@@ -1,0 +1,515 @@
+//! The router: local delivery first, everything else to the [`Remote`].
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::future::BoxFuture;
+use relay_proto::{
+    Address, Call, CallError, Caller, NodeAddress, RelayId, ServiceName,
+    call::{AccessRules, Effect, RpcCode, check_idempotency_key},
+};
+use serde::Serialize;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    inbox::Mailbox,
+    results::{Claim, Outcome, ResultKey, ResultLimits, Results},
+    service::{BodyStream, Reply, Request, ServiceInfo, Visibility},
+};
+
+/// Where everything goes that does not live here; the federation gateway implements it.
+pub trait Remote: Send + Sync {
+    /// Delivers a call and waits for its answer. Dropping the future cancels the call.
+    fn ask(
+        &self,
+        call: Call,
+        caller: Caller,
+        body: Option<BodyStream>,
+    ) -> BoxFuture<'_, Result<Reply, CallError>>;
+
+    /// Hands a message over; an answer is not waited for.
+    fn send(&self, call: Call, caller: Caller) -> BoxFuture<'_, Result<(), CallError>>;
+}
+
+/// Who this node is, and what the router keeps.
+#[derive(Debug, Clone)]
+pub struct RouterConfig {
+    pub relay: RelayId,
+    pub results: ResultLimits,
+}
+
+impl RouterConfig {
+    pub fn new(relay: RelayId) -> Self {
+        Self { relay, results: ResultLimits::default() }
+    }
+}
+
+/// Routes calls; cheap to clone.
+#[derive(Clone)]
+pub struct Router {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    relay: RelayId,
+    /// The hub this node is linked to, for addresses that name it.
+    hub: ArcSwapOption<RelayId>,
+    /// Copied on change, which is rare, so that calls take no lock.
+    services: ArcSwap<HashMap<ServiceName, Arc<Entry>>>,
+    /// Held while `services` is changed.
+    changing: Mutex<()>,
+    remote: ArcSwapOption<Box<dyn Remote>>,
+    access: ArcSwap<AccessRules>,
+    results: Results,
+    /// Counts changes of what is registered here.
+    changes: watch::Sender<u64>,
+    /// Calls with idempotency keys run to their end even when their caller goes.
+    keyed: TaskTracker,
+}
+
+struct Entry {
+    info: ArcSwap<ServiceInfo>,
+    mailbox: Mailbox,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    life: Life,
+    restarts: u64,
+    last_crash: Option<String>,
+    /// Why the program behind the service is not well, as its last check said.
+    ailing: Option<String>,
+}
+
+/// What an actor is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    Starting,
+    Running,
+    /// Waits out a pause after a crash; messages wait in the mailbox.
+    Restarting,
+    /// Only crashed; refuses everything until somebody restarts it.
+    GaveUp,
+    Stopped,
+}
+
+/// One actor as `relay actors` and the registry see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ActorStatus {
+    #[serde(flatten)]
+    pub info: ServiceInfo,
+    pub life: Life,
+    /// Running, and the program behind it said it is well.
+    pub is_healthy: bool,
+    /// Why it is not well.
+    pub ailing: Option<String>,
+    pub restarts: u64,
+    pub last_crash: Option<String>,
+    /// Messages in the mailbox.
+    pub waiting: usize,
+    pub handled: u64,
+    pub failed: u64,
+    pub overloaded: u64,
+    pub expired: u64,
+    /// A moving average of the time one message takes.
+    pub mean_us: u32,
+}
+
+enum Place {
+    Here(Arc<Entry>),
+    Elsewhere(Arc<Box<dyn Remote>>),
+    Nowhere(CallError),
+}
+
+impl Router {
+    pub fn new(config: RouterConfig) -> Self {
+        let shared = Shared {
+            relay: config.relay,
+            hub: ArcSwapOption::empty(),
+            services: ArcSwap::default(),
+            changing: Mutex::default(),
+            remote: ArcSwapOption::empty(),
+            access: ArcSwap::default(),
+            results: Results::new(config.results),
+            changes: watch::Sender::new(0),
+            keyed: TaskTracker::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Sets the way to other nodes, once there is one.
+    pub fn set_remote(&self, remote: impl Remote + 'static) {
+        self.shared.remote.store(Some(Arc::new(Box::new(remote))));
+    }
+
+    /// Says which hub this node is linked to.
+    pub fn set_hub(&self, hub: Option<RelayId>) {
+        self.shared.hub.store(hub.map(Arc::new));
+    }
+
+    /// Sets who may call what here.
+    pub fn set_access(&self, rules: AccessRules) {
+        self.shared.access.store(Arc::new(rules));
+    }
+
+    /// Calls a service, here or anywhere, and waits for its answer. Dropping the future cancels
+    /// the call, unless it has an idempotency key.
+    ///
+    /// # Errors
+    /// At once where the call cannot start, else what the service answers, or timeout.
+    pub async fn ask(&self, call: Call, caller: Caller) -> Result<Reply, CallError> {
+        self.ask_with_body(call, caller, None).await
+    }
+
+    /// [`Self::ask`] with a body beside the arguments.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_with_body(
+        &self,
+        call: Call,
+        caller: Caller,
+        body: Option<BodyStream>,
+    ) -> Result<Reply, CallError> {
+        match self.place(&call.to) {
+            Place::Here(entry) => self.ask_here(&entry, call, caller, body).await,
+            Place::Elsewhere(remote) => {
+                let deadline = Instant::now() + call.timeout;
+                let answer = timeout_at(deadline, remote.ask(call, caller, body)).await;
+                answer.unwrap_or_else(|_| Err(CallError::timeout()))
+            }
+            Place::Nowhere(error) => Err(error),
+        }
+    }
+
+    /// Sends a message to a service, here or anywhere, at most once; no answer comes.
+    ///
+    /// # Errors
+    /// Where it certainly does not arrive.
+    pub async fn send(&self, call: Call, caller: Caller) -> Result<(), CallError> {
+        match self.place(&call.to) {
+            Place::Here(entry) => {
+                self.admit(&entry, &call, &caller)?;
+                entry.mailbox.send(request(call, caller, None))
+            }
+            Place::Elsewhere(remote) => remote.send(call, caller).await,
+            Place::Nowhere(error) => Err(error),
+        }
+    }
+
+    /// Takes a call that came over a link: served here or not at all, never sent on.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn receive(
+        &self,
+        call: Call,
+        caller: Caller,
+        body: Option<BodyStream>,
+    ) -> Result<Reply, CallError> {
+        match self.find(&call.to.service) {
+            Some(entry) => self.ask_here(&entry, call, caller, body).await,
+            None => Err(CallError::service_not_found(&call.to.service)),
+        }
+    }
+
+    /// Takes a message that came over a link and has no answer.
+    ///
+    /// # Errors
+    /// Where it is refused.
+    pub fn receive_send(&self, call: Call, caller: Caller) -> Result<(), CallError> {
+        let entry = self.find(&call.to.service);
+        let entry = entry.ok_or_else(|| CallError::service_not_found(&call.to.service))?;
+        self.admit(&entry, &call, &caller)?;
+        entry.mailbox.send(request(call, caller, None))
+    }
+
+    /// Every actor here.
+    pub fn actors(&self) -> Vec<ActorStatus> {
+        let services = self.shared.services.load();
+        let mut all: Vec<_> = services.values().map(|entry| entry.status()).collect();
+        all.sort_by(|a, b| a.info.name.cmp(&b.info.name));
+        all
+    }
+
+    /// One actor.
+    pub fn actor(&self, name: &ServiceName) -> Option<ActorStatus> {
+        self.find(name).map(|entry| entry.status())
+    }
+
+    /// Changes whenever what is registered here, or its health, does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Replaces what is known of a running service, as a new version of its script says.
+    pub fn update_info(&self, info: ServiceInfo) {
+        if let Some(entry) = self.find(&info.name) {
+            entry.info.store(Arc::new(info));
+            self.changed();
+        }
+    }
+
+    /// Notes what a health check said of the program behind a service.
+    pub fn note_health(&self, name: &ServiceName, health: Result<(), String>) {
+        let Some(entry) = self.find(name) else { return };
+        let ailing = health.err();
+        let before = std::mem::replace(&mut entry.lock().ailing, ailing.clone());
+        if before.is_some() != ailing.is_some() {
+            self.changed();
+        }
+    }
+
+    pub(crate) fn register(&self, info: ServiceInfo, mailbox: Mailbox) -> Option<Registered> {
+        let name = info.name.clone();
+        let state = State { life: Life::Starting, restarts: 0, last_crash: None, ailing: None };
+        let info = ArcSwap::from_pointee(info);
+        let entry = Arc::new(Entry { info, mailbox, state: Mutex::new(state) });
+        let added = self.change(|services| {
+            if services.contains_key(&name) {
+                return false;
+            }
+            services.insert(name.clone(), entry.clone());
+            true
+        });
+        added.then(|| Registered { router: self.clone(), name, entry })
+    }
+
+    pub(crate) fn unregister(&self, name: &ServiceName) {
+        self.change(|services| services.remove(name).is_some());
+    }
+
+    pub(crate) fn clear(&self) {
+        self.change(|services| {
+            services.clear();
+            true
+        });
+    }
+
+    /// Waits for the calls with idempotency keys; their actors have ended.
+    pub(crate) async fn finish_keyed(&self) {
+        self.shared.keyed.close();
+        self.shared.keyed.wait().await;
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashMap<ServiceName, Arc<Entry>>) -> bool) -> bool {
+        let _changing = self.shared.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut services = HashMap::clone(&self.shared.services.load());
+        let changed = change(&mut services);
+        if changed {
+            self.shared.services.store(Arc::new(services));
+            self.changed();
+        }
+        changed
+    }
+
+    fn changed(&self) {
+        self.shared.changes.send_modify(|count| *count += 1);
+    }
+
+    fn find(&self, name: &ServiceName) -> Option<Arc<Entry>> {
+        self.shared.services.load().get(name).cloned()
+    }
+
+    fn place(&self, to: &Address) -> Place {
+        let here = to.node.as_ref().is_some_and(|node| self.is_here(node));
+        let local = (here || to.node.is_none()).then(|| self.find(&to.service)).flatten();
+        if let Some(entry) = local {
+            return Place::Here(entry);
+        }
+        if here {
+            return Place::Nowhere(CallError::service_not_found(to));
+        }
+        match (self.shared.remote.load_full(), &to.node) {
+            (Some(remote), _) => Place::Elsewhere(remote),
+            (None, Some(node)) => Place::Nowhere(CallError::unreachable(node)),
+            (None, None) => Place::Nowhere(CallError::service_not_found(to)),
+        }
+    }
+
+    fn is_here(&self, node: &NodeAddress) -> bool {
+        node.names(&self.shared.relay, self.shared.hub.load().as_deref())
+    }
+
+    /// Refuses what must not reach the mailbox.
+    fn admit(&self, entry: &Entry, call: &Call, caller: &Caller) -> Result<(), CallError> {
+        let info = entry.info.load();
+        if info.visibility == Visibility::Private && !caller.is_local() {
+            return Err(CallError::service_not_found(&info.name));
+        }
+        let decision = self.shared.access.load().decide(&info.name, &call.method, caller);
+        if decision.effect == Effect::Deny {
+            let message = format!("you may not call '{}.{}'", info.name, call.method);
+            return Err(CallError::new(RpcCode::Forbidden, message));
+        }
+        if caller.is_waited_for_by(&info.name) {
+            let message = format!("'{}' would wait for itself", info.name);
+            return Err(CallError::new(RpcCode::Loop, message));
+        }
+        if let Some(range) = &call.version {
+            let range = semver::VersionReq::parse(range)
+                .map_err(|error| CallError::invalid_params(format!("version: {error}")))?;
+            if !range.matches(&info.version) {
+                let name = format!("{} {range}", info.name);
+                return Err(CallError::service_not_found(name));
+            }
+        }
+        if entry.lock().life == Life::GaveUp {
+            return Err(CallError::service_not_found(&info.name));
+        }
+        Ok(())
+    }
+
+    async fn ask_here(
+        &self,
+        entry: &Arc<Entry>,
+        call: Call,
+        caller: Caller,
+        body: Option<BodyStream>,
+    ) -> Result<Reply, CallError> {
+        self.admit(entry, &call, &caller)?;
+        let Some(key) = call.idempotency_key.clone() else {
+            return ask_mailbox(&entry.mailbox, call, caller, body).await;
+        };
+        check_idempotency_key(&key)?;
+        let deadline = Instant::now() + call.timeout;
+        let key = ResultKey::new(&caller, &call, &key);
+        let mut outcome = match self.shared.results.claim(&key, &call)? {
+            Claim::Repeat(outcome) => outcome,
+            Claim::First(sender) => {
+                let outcome = sender.subscribe();
+                self.run_keyed(entry.mailbox.clone(), call, caller, body, key, sender);
+                outcome
+            }
+        };
+        let outcome = timeout_at(deadline, outcome.wait_for(Option::is_some)).await;
+        let outcome = outcome.map_err(|_| CallError::timeout())?;
+        match outcome.ok().and_then(|outcome| outcome.clone()).as_deref() {
+            Some(Ok(value)) => Ok(value.clone().into()),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(CallError::internal("the first call of this key was lost")),
+        }
+    }
+
+    /// Runs the first call of a key to its end, whether or not its caller stays. Its result is in
+    /// one piece, since it is kept.
+    fn run_keyed(
+        &self,
+        mailbox: Mailbox,
+        mut call: Call,
+        caller: Caller,
+        body: Option<BodyStream>,
+        key: ResultKey,
+        sender: watch::Sender<Option<Outcome>>,
+    ) {
+        call.streaming = false;
+        let shared = self.shared.clone();
+        self.shared.keyed.spawn(async move {
+            let timeout = call.timeout;
+            let result = ask_mailbox(&mailbox, call, caller, body).await.map(|reply| reply.value);
+            shared.results.finish(&key, timeout, &sender, Arc::new(result));
+        });
+    }
+}
+
+async fn ask_mailbox(
+    mailbox: &Mailbox,
+    call: Call,
+    caller: Caller,
+    body: Option<BodyStream>,
+) -> Result<Reply, CallError> {
+    let request = request(call, caller, body);
+    let deadline = request.deadline;
+    let answer = mailbox.ask(request)?;
+    match timeout_at(deadline, answer).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(CallError::internal("the service crashed while it handled this call")),
+        Err(_) => Err(CallError::timeout()),
+    }
+}
+
+fn request(call: Call, caller: Caller, body: Option<BodyStream>) -> Request {
+    Request {
+        method: call.method,
+        args: call.args,
+        caller,
+        deadline: Instant::now() + call.timeout.min(MAX_WAIT),
+        idempotency_key: call.idempotency_key,
+        streaming: call.streaming,
+        body,
+        trace: call.trace,
+    }
+}
+
+/// Keeps `now + timeout` inside what an `Instant` holds, whatever a caller puts in.
+const MAX_WAIT: Duration = relay_proto::call::MAX_TIMEOUT;
+
+impl Entry {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self) -> ActorStatus {
+        let counters = &self.mailbox.counters;
+        let state = self.lock();
+        ActorStatus {
+            info: ServiceInfo::clone(&self.info.load()),
+            life: state.life,
+            is_healthy: state.life == Life::Running && state.ailing.is_none(),
+            ailing: state.ailing.clone(),
+            restarts: state.restarts,
+            last_crash: state.last_crash.clone(),
+            waiting: self.mailbox.waiting(),
+            handled: counters.handled.load(Relaxed),
+            failed: counters.failed.load(Relaxed),
+            overloaded: counters.overloaded.load(Relaxed),
+            expired: counters.expired.load(Relaxed),
+            mean_us: counters.mean_us.load(Relaxed),
+        }
+    }
+}
+
+/// The supervisor's hold on one registered actor.
+pub(crate) struct Registered {
+    router: Router,
+    name: ServiceName,
+    entry: Arc<Entry>,
+}
+
+impl Registered {
+    pub const fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    pub fn set(&self, life: Life) {
+        self.entry.lock().life = life;
+        self.router.changed();
+    }
+
+    pub fn crashed(&self, reason: String) {
+        let mut state = self.entry.lock();
+        state.restarts += 1;
+        state.last_crash = Some(reason);
+    }
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let services = self.shared.services.load();
+        f.debug_struct("Router")
+            .field("relay", &self.shared.relay)
+            .field("services", &services.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
