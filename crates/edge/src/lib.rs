@@ -14,6 +14,8 @@ mod routes;
 mod server;
 mod socket;
 mod sse;
+mod stall;
+mod subscriptions;
 mod tls;
 
 pub use server::{Doors, OpenError};

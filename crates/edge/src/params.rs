@@ -74,6 +74,11 @@ impl Params {
 
     /// The one filter that the parameters make.
     pub fn filter(&self) -> Result<Filter, Problem> {
+        if self.get("q").is_some() {
+            return Err(Problem::invalid(
+                "this relay has no text search ('search' is not among the features of /v1/info)",
+            ));
+        }
         let mut filter = Filter {
             ids: self.list("ids")?,
             authors: self.list("authors")?,
@@ -93,9 +98,6 @@ impl Params {
 
     /// The whole question of `GET /v1/events`.
     pub fn question(&self) -> Result<Question, Problem> {
-        if self.get("q").is_some() {
-            return Err(Problem::invalid("text search is not supported by this relay"));
-        }
         let order = match self.get("order") {
             None | Some("-time") => Order::TimeDescending,
             Some("time") => Order::Time,

@@ -17,7 +17,7 @@ use relay_node::Node;
 use relay_proto::Problem;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::{events, info, locks, reply::Refused, socket};
+use crate::{events, info, locks, reply::Refused, socket, sse};
 
 /// Every route of the relay.
 pub(crate) fn router(node: Arc<Node>) -> Router {
@@ -32,6 +32,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/metrics", get(info::metrics))
         .route("/v1/events", get(events::query).post(events::publish))
         .route("/v1/events/count", get(events::count))
+        .route("/v1/events/stream", get(sse::events))
+        .route("/v1/lock-watch", get(sse::lock_watch))
         .route("/v1/events/{id}", get(events::get))
         .route("/v1/events/address/{kind}/{pubkey}/{d}", get(events::address))
         .route("/v1/events/address/{kind}/{pubkey}/{d}/history", get(events::address_history))

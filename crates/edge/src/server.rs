@@ -15,7 +15,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
-use relay_node::Node;
+use relay_node::{Node, metrics::Metrics};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use crate::{info, peer::Peer, routes, tls};
+use crate::{info, peer::Peer, routes, stall::Guarded, tls};
 
 /// Time for a client to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -61,6 +61,7 @@ pub struct Doors {
 #[derive(Clone)]
 struct Shared {
     router: Router,
+    metrics: Arc<Metrics>,
     accepting: CancellationToken,
     closing: CancellationToken,
     tasks: TaskTracker,
@@ -79,6 +80,7 @@ impl Doors {
         };
         let shared = Shared {
             router: routes::router(node.clone()),
+            metrics: node.metrics.clone(),
             accepting: CancellationToken::new(),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -225,6 +227,7 @@ async fn serve(
         .timer(TokioTimer::new())
         .max_concurrent_streams(256)
         .keep_alive_interval(Duration::from_secs(30));
+    let stream = Guarded::new(stream, shared.metrics);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let graceful = GracefulShutdown::new();
     let connection = graceful.watch(connection.into_owned());

@@ -6,7 +6,6 @@
 mod connection;
 mod publish;
 mod requests;
-mod subscriptions;
 
 use std::sync::Arc;
 
@@ -55,6 +54,12 @@ pub(crate) async fn upgrade(
             drop(token);
         });
     Ok(response)
+}
+
+/// When a client should come back to a relay that stops: spread over the time of the drain.
+pub(crate) fn retry_advice_ms(node: &Node) -> u64 {
+    let spread_ms = node.config.drain.timeout.as_millis() as u64;
+    node.clock.mono_ns() / 1_000 % spread_ms.max(1)
 }
 
 fn not_a_socket(rejection: &WebSocketUpgradeRejection) -> Response {

@@ -12,15 +12,19 @@ use relay_node::Node;
 use relay_proto::{Code, Problem, frame, frame::Frame};
 use tokio::time::Instant;
 
-use super::{publish::Publishes, requests, subscriptions::Subscriptions};
-use crate::peer::Peer;
+use super::{publish::Publishes, requests, retry_advice_ms};
+use crate::{
+    peer::Peer,
+    stall::STUCK,
+    subscriptions::{Fetched, Subscriptions},
+};
 
 /// Frames handled before the answers are written.
 const READ_BATCH: usize = 64;
 /// Requests of one connection that may be under way, publishes aside.
 const MAX_REQUESTS: usize = 1_024;
-/// A connection that takes nothing for so long is closed.
-const STUCK: Duration = Duration::from_secs(30);
+/// Time for the last frames to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// After so long without a frame the other side is asked for a sign of life.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Unanswered pings after which the connection counts as dead.
@@ -52,7 +56,7 @@ enum Wake {
     Frame(Option<Result<Message, axum::Error>>),
     Published(super::publish::Done),
     Answer(String),
-    Page(super::subscriptions::Fetched),
+    Page(Fetched),
     Outbox,
     Ping,
 }
@@ -85,11 +89,20 @@ impl Connection {
         };
         if let End::Close(code, reason) = end {
             let frame = CloseFrame { code, reason: reason.into() };
-            let close = self.socket.send(Message::Close(Some(frame)));
-            let _ = tokio::time::timeout(Duration::from_secs(1), close).await;
+            let _ = tokio::time::timeout(FAREWELL, self.farewell(frame)).await;
         }
         self.subscriptions.leave_all().await;
         self.node.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The last frames; a connection that did not read learns where its subscriptions can go on.
+    async fn farewell(&mut self, frame: CloseFrame) -> Result<(), axum::Error> {
+        if frame.reason.as_str() == Code::SlowConsumer.as_str() {
+            for sent in self.subscriptions.farewells() {
+                self.socket.feed(Message::Text(sent.text)).await?;
+            }
+        }
+        self.socket.send(Message::Close(Some(frame))).await
     }
 
     async fn serve(&mut self) -> Result<(), End> {
@@ -208,18 +221,16 @@ impl Connection {
                 return self.flush().await;
             }
             for item in items.drain(..) {
-                if let Some(text) = self.subscriptions.take_item(item) {
-                    let text = Utf8Bytes::try_from(text)
-                        .map_err(|_| End::Close(1011, "internal error".into()))?;
-                    self.feed(text).await?;
+                if let Some(sent) = self.subscriptions.take_item(item) {
+                    self.feed(sent.text).await?;
                 }
             }
         }
     }
 
-    async fn take_page(&mut self, page: super::subscriptions::Fetched) -> Result<(), End> {
-        for text in self.subscriptions.take_page(page).await {
-            self.feed(text).await?;
+    async fn take_page(&mut self, page: Fetched) -> Result<(), End> {
+        for sent in self.subscriptions.take_page(page).await {
+            self.feed(sent.text).await?;
         }
         self.flush().await
     }
@@ -275,8 +286,6 @@ fn broken(error: axum::Error) -> End {
     }
 }
 
-/// Spreads the return of clients over the time of the drain.
 fn retry_advice(node: &Node) -> String {
-    let spread_ms = node.config.drain.timeout.as_millis() as u64;
-    format!("restarting; retry_after_ms={}", node.clock.mono_ns() / 1_000 % spread_ms.max(1))
+    format!("restarting; retry_after_ms={}", retry_advice_ms(node))
 }

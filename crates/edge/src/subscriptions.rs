@@ -1,4 +1,5 @@
-//! The subscriptions of one connection: first from the store, page by page, then live.
+//! The subscriptions of one connection, be it a socket or an SSE answer: first from the store, page by
+//! page, then live.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,7 +17,7 @@ use relay_proto::{
 };
 use relay_store::{Order, Page};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 /// Subscriptions and watches of one connection.
 const MAX_PER_CONNECTION: usize = 1_000;
@@ -26,28 +27,43 @@ const PAGE: usize = 256;
 const MAX_NAME: usize = 128;
 
 #[derive(Deserialize)]
-pub(super) struct Subscribe {
-    sub: String,
+pub(crate) struct Subscribe {
+    pub sub: String,
     #[serde(default)]
-    filters: Vec<Filter>,
-    after: Option<String>,
-    live: Option<bool>,
+    pub filters: Vec<Filter>,
+    pub after: Option<String>,
+    pub live: Option<bool>,
     #[serde(default)]
-    history: bool,
+    pub history: bool,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Unsubscribe {
+pub(crate) struct Unsubscribe {
     sub: String,
 }
 
 #[derive(Deserialize)]
-pub(super) struct WatchLock {
-    ns: Option<Namespace>,
-    resource: Option<String>,
+pub(crate) struct WatchLock {
+    pub ns: Option<Namespace>,
+    pub resource: Option<String>,
 }
 
-pub(super) struct Subscriptions {
+/// A frame to be sent, with what SSE wants to know of it.
+pub(crate) struct Sent {
+    /// The frame's `t`.
+    pub t: &'static str,
+    /// The `seq` that a reader of this frame has reached.
+    pub seq: Option<u64>,
+    pub text: Utf8Bytes,
+}
+
+impl Sent {
+    fn new(t: &'static str, seq: Option<u64>, text: impl Into<Utf8Bytes>) -> Self {
+        Self { t, seq, text: text.into() }
+    }
+}
+
+pub(crate) struct Subscriptions {
     node: Arc<Node>,
     pub outbox: Arc<Outbox>,
     by_id: HashMap<SubscriptionId, Subscription, ahash::RandomState>,
@@ -71,7 +87,7 @@ struct Subscription {
 }
 
 /// A page for one subscription.
-pub(super) struct Fetched {
+pub(crate) struct Fetched {
     id: SubscriptionId,
     page: Result<Page, Problem>,
 }
@@ -102,8 +118,7 @@ impl Subscriptions {
         if let Some(after) = after {
             self.check_window(&reader, &asked.filters, after).await?;
         }
-        self.end_named(&asked.sub).await;
-        if self.by_id.len() + self.names.len() >= 2 * MAX_PER_CONNECTION {
+        if self.names.len() >= MAX_PER_CONNECTION && !self.names.contains_key(&asked.sub) {
             let message = format!("at most {MAX_PER_CONNECTION} subscriptions a connection");
             return Err(Problem::new(Code::LimitExceeded, message));
         }
@@ -113,6 +128,7 @@ impl Subscriptions {
             .find_map(|filter| filter.ns.first())
             .map_or(DEFAULT_NAMESPACE, |ns| ns.tenant());
         let permit = self.node.quotas.subscribe(tenant)?;
+        self.end_named(&asked.sub).await;
         let id = self.node.fanout.new_id();
         let live = asked.live.unwrap_or(true);
         let filters =
@@ -176,18 +192,21 @@ impl Subscriptions {
     }
 
     /// The frames of a page; then the next page is fetched, or the subscription joins the live tail.
-    pub async fn take_page(&mut self, fetched: Fetched) -> Vec<Utf8Bytes> {
+    pub async fn take_page(&mut self, fetched: Fetched) -> Vec<Sent> {
         let Fetched { id, page } = fetched;
         let Some(mut sub) = self.by_id.remove(&id) else { return Vec::new() };
         let page = match page {
             Ok(page) => page,
-            Err(problem) => {
-                return vec![self.close(id, &sub, problem.code.as_str(), &problem.message)];
-            }
+            Err(problem) => return vec![self.close(&sub, problem.members())],
         };
         let log = self.node.events.log_id();
-        let mut frames: Vec<Utf8Bytes> =
-            page.events.iter().map(|event| event_frame(&sub.head, log, event).into()).collect();
+        let mut frames: Vec<Sent> = page
+            .events
+            .iter()
+            .map(|event| {
+                Sent::new("stream.event", Some(event.seq), event_frame(&sub.head, log, event))
+            })
+            .collect();
         let more = page.next.is_some();
         sub.seen = page.through_seq.max(sub.seen);
         if more {
@@ -196,7 +215,7 @@ impl Subscriptions {
             self.join(id, &sub, Some(sub.seen)).await;
         } else {
             frames.push(self.live_frame(&sub));
-            frames.push(self.close(id, &sub, "done", "everything was sent"));
+            frames.push(self.close(&sub, closing("done", "everything was sent")));
             return frames;
         }
         self.by_id.insert(id, sub);
@@ -204,14 +223,15 @@ impl Subscriptions {
     }
 
     /// What an item of the outbox makes to be sent.
-    pub fn take_item(&mut self, item: Item) -> Option<Bytes> {
+    pub fn take_item(&mut self, item: Item) -> Option<Sent> {
         match item {
             Item::Event { to, frame, seq } => {
                 let sub = self.by_id.get_mut(&to)?;
                 sub.seen = seq.max(sub.seen);
-                Some(frame)
+                let position = (seq > 0).then_some(seq);
+                Some(Sent::new("stream.event", position, text(frame)?))
             }
-            Item::Frame(frame) => Some(frame),
+            Item::Frame(frame) => Some(Sent::new("lock.changed", None, text(frame)?)),
             Item::Live { to, seq } => {
                 let sub = self.by_id.get_mut(&to)?;
                 sub.seen = seq.max(sub.seen);
@@ -219,7 +239,7 @@ impl Subscriptions {
                     return None;
                 }
                 let sub = self.by_id.get(&to)?;
-                Some(self.live_frame(sub).into())
+                Some(self.live_frame(sub))
             }
             Item::Lagging { to, after_seq } => {
                 let mut sub = self.by_id.remove(&to)?;
@@ -230,9 +250,22 @@ impl Subscriptions {
             }
             Item::Dropped { to, count } => {
                 let name = self.by_id.get(&to).map_or("", |sub| sub.name.as_str());
-                Some(encode("stream.gap", None, &json!({"sub": name, "dropped": count})).into())
+                let body = json!({"sub": name, "dropped": count});
+                Some(Sent::new("stream.gap", None, encode("stream.gap", None, &body)))
             }
         }
+    }
+
+    /// Whether anything is still subscribed or watched.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The last words to a connection that does not read: where each subscription can go on.
+    pub fn farewells(&self) -> Vec<Sent> {
+        let code = Code::SlowConsumer.as_str();
+        let body = || closing(code, "nothing was read for too long");
+        self.by_id.values().map(|sub| self.closed_frame(sub, body())).collect()
     }
 
     pub async fn leave_all(&mut self) {
@@ -250,22 +283,25 @@ impl Subscriptions {
     }
 
     /// Ends a subscription that is out of the live tail.
-    fn close(
-        &mut self,
-        _: SubscriptionId,
-        sub: &Subscription,
-        code: &str,
-        message: &str,
-    ) -> Utf8Bytes {
+    fn close(&mut self, sub: &Subscription, why: Map<String, Value>) -> Sent {
         self.names.remove(&sub.name);
-        let cursor = self.node.events.cursor(Position::AfterSeq(sub.seen));
-        let body = json!({"sub": sub.name, "code": code, "message": message, "cursor": cursor});
-        encode("stream.closed", None, &body).into()
+        self.closed_frame(sub, why)
     }
 
-    fn live_frame(&self, sub: &Subscription) -> Utf8Bytes {
-        let cursor = self.node.events.cursor(Position::AfterSeq(sub.seen));
-        encode("stream.live", None, &json!({"sub": sub.name, "cursor": cursor})).into()
+    fn closed_frame(&self, sub: &Subscription, why: Map<String, Value>) -> Sent {
+        let mut body = why;
+        body.insert("sub".into(), sub.name.as_str().into());
+        body.insert("cursor".into(), self.cursor(sub).into());
+        Sent::new("stream.closed", Some(sub.seen), encode("stream.closed", None, &body))
+    }
+
+    fn live_frame(&self, sub: &Subscription) -> Sent {
+        let body = json!({"sub": sub.name, "cursor": self.cursor(sub)});
+        Sent::new("stream.live", Some(sub.seen), encode("stream.live", None, &body))
+    }
+
+    fn cursor(&self, sub: &Subscription) -> String {
+        self.node.events.cursor(Position::AfterSeq(sub.seen))
     }
 
     fn fetch(&self, id: SubscriptionId, sub: &Subscription) {
@@ -328,9 +364,18 @@ impl Subscriptions {
     }
 }
 
+fn closing(code: &str, message: &str) -> Map<String, Value> {
+    Map::from_iter([("code".into(), code.into()), ("message".into(), message.into())])
+}
+
+/// Frames are built from text; anything else is a fault of ours that must not end the connection.
+fn text(frame: Bytes) -> Option<Utf8Bytes> {
+    Utf8Bytes::try_from(frame).inspect_err(|_| tracing::error!("a frame is not text")).ok()
+}
+
 /// `{"v":1,"t":"stream.event","body":{"sub":"…",`
 pub(crate) fn head(name: &str) -> Bytes {
-    let name = serde_json::Value::from(name);
+    let name = Value::from(name);
     format!(r#"{{"v":1,"t":"stream.event","body":{{"sub":{name},"#).into()
 }
 
