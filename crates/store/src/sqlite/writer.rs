@@ -1,9 +1,6 @@
 //! The writer's connection.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use relay_proto::{
     Event,
@@ -12,7 +9,7 @@ use relay_proto::{
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::{dictionary::Dictionary, leases, log, migrate, query};
+use super::{dictionary::Dictionary, leases, log, migrate, query, wal};
 use crate::{
     batch::Batch,
     error::{Result, StoreError},
@@ -23,17 +20,17 @@ pub(super) struct SqliteWriter {
     conn: Connection,
     names: Dictionary,
     limits: LeaseLimits,
-    reset_wal: Arc<AtomicBool>,
+    wal: Arc<wal::Signal>,
 }
 
 impl SqliteWriter {
-    pub fn new(conn: Connection, limits: LeaseLimits, reset_wal: Arc<AtomicBool>) -> Self {
-        Self { conn, names: Dictionary::default(), limits, reset_wal }
+    pub fn new(conn: Connection, limits: LeaseLimits, wal: Arc<wal::Signal>) -> Self {
+        Self { conn, names: Dictionary::default(), limits, wal }
     }
 
     /// Begins the log file anew where the checkpointer asked for it; it has copied nearly everything.
     fn reset_wal_if_asked(&self) {
-        if self.reset_wal.swap(false, Ordering::Relaxed) {
+        if self.wal.reset.swap(false, Ordering::Relaxed) {
             let reset = self.conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
             if let Err(error) = reset {
                 tracing::debug!(%error, "the log could not begin anew; readers are using it");
@@ -63,6 +60,7 @@ impl WriteBackend for SqliteWriter {
 
     async fn commit(&mut self) -> Result<()> {
         self.conn.prepare_cached("COMMIT")?.execute([])?;
+        self.wal.commits.fetch_add(1, Ordering::Relaxed);
         self.reset_wal_if_asked();
         Ok(())
     }
