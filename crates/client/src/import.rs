@@ -18,7 +18,7 @@ use crate::{
 pub struct ImportOptions {
     /// Events in one request; at most [`MAX_BATCH`].
     pub batch: usize,
-    /// Requests under way at once.
+    /// Requests under way at once. With more than one, the relay may number a later batch first.
     pub in_flight: usize,
     /// Give up after this long without any success while the relay cannot be reached or asks to wait.
     pub patience: Duration,

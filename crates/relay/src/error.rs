@@ -29,13 +29,13 @@ pub struct Failure {
     /// Lines of facts.
     pub facts: Vec<String>,
     /// The stable code.
-    pub code: Option<String>,
-    pub request_id: Option<String>,
+    pub code: Option<&'static str>,
+    pub request_id: Option<Box<str>>,
     /// What to try: a command, and what it is for.
     pub tries: Vec<(String, String)>,
     pub exit: u8,
     /// The relay's extra members.
-    pub extra: Map<String, Value>,
+    pub extra: Box<Map<String, Value>>,
     /// Nothing is to be said: the reader of our output went away, or all was said already.
     pub silent: bool,
 }
@@ -51,7 +51,7 @@ impl Failure {
             request_id: None,
             tries: Vec::new(),
             exit,
-            extra: Map::new(),
+            extra: Box::default(),
             silent: false,
         }
     }
@@ -84,9 +84,9 @@ impl Failure {
         match error {
             Error::Refused { problem, request_id } => {
                 failure.what = format!("{object}: {}", problem.message);
-                failure.code = Some(problem.code.as_str().into());
-                failure.request_id = request_id;
-                failure.extra = problem.extra;
+                failure.code = Some(problem.code.as_str());
+                failure.request_id = request_id.map(String::into_boxed_str);
+                failure.extra = Box::new(problem.extra);
                 failure.tries = explain::of(problem.code.as_str())
                     .map(|entry| vec![(entry.first_cure.into(), String::new())])
                     .unwrap_or_default();
@@ -94,13 +94,13 @@ impl Failure {
             Error::Unreachable { url, cause } => {
                 failure.what = format!("{object}: cannot reach {url}");
                 failure.facts.push(cause);
-                failure.code = Some("unreachable".into());
+                failure.code = Some("unreachable");
                 failure = failure
                     .hint(format!("relay check relay --url {url}"), "is it up?")
                     .hint("relay context ls", "is it the right one?");
             }
             Error::Timeout { .. } => {
-                failure.code = Some("timeout".into());
+                failure.code = Some("timeout");
                 failure = failure.hint("--timeout 60s", "wait longer");
             }
             Error::NoKey => {
@@ -128,7 +128,7 @@ impl Failure {
         for fact in &self.facts {
             let _ = writeln!(text, "  {fact}");
         }
-        if let Some(code) = &self.code {
+        if let Some(code) = self.code {
             let request = self.request_id.as_deref().map(|id| format!("   request {id}"));
             let _ = writeln!(text, "  code     {code}{}", request.unwrap_or_default());
         }
@@ -143,12 +143,8 @@ impl Failure {
     }
 
     fn json(&self) -> String {
-        let mut error = self.extra.clone();
-        let code = self.code.as_deref().unwrap_or(if self.exit == exit::USAGE {
-            "usage"
-        } else {
-            "failed"
-        });
+        let mut error = Map::clone(&self.extra);
+        let code = self.code.unwrap_or(if self.exit == exit::USAGE { "usage" } else { "failed" });
         error.insert("code".into(), code.into());
         error.insert("message".into(), self.what.as_str().into());
         error.insert("exit".into(), self.exit.into());
@@ -156,7 +152,7 @@ impl Failure {
             error.insert("hint".into(), command.as_str().into());
         }
         if let Some(id) = &self.request_id {
-            error.insert("request_id".into(), id.as_str().into());
+            error.insert("request_id".into(), id.to_string().into());
         }
         format!("{}\n", json!({ "error": error }))
     }
@@ -210,7 +206,7 @@ mod tests {
             .fact("lease ends in 19 s, token 17")
             .hint("relay lock acquire db/main --wait 30s", "queue for it")
             .hint("relay lock watch db/main", "see it change");
-        failure.code = Some("lock_held".into());
+        failure.code = Some("lock_held");
         failure.request_id = Some("01JQ7Y".into());
         failure
     }

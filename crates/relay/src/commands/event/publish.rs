@@ -135,7 +135,7 @@ impl Publish {
 
     /// What helps when the relay refuses for a reason that this command knows more about.
     fn explained(&self, mut failure: Failure) -> Failure {
-        if let (Some("fenced"), Some(resource)) = (failure.code.as_deref(), &self.fence) {
+        if let (Some("fenced"), Some(resource)) = (failure.code, &self.fence) {
             failure.tries.clear();
             failure = failure
                 .hint(format!("relay lock inspect {resource}"), "who holds it now")

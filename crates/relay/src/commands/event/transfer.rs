@@ -43,6 +43,9 @@ pub struct Import {
     /// Events in one request
     #[arg(long, default_value_t = MAX_BATCH, hide_default_value = true)]
     batch: usize,
+    /// Keep the order of the lines: one request at a time instead of four
+    #[arg(long)]
+    in_order: bool,
 }
 
 #[derive(Debug, Args)]
@@ -73,7 +76,11 @@ impl Import {
                 "--state needs a file to go on in; stdin has no place to return to",
             ));
         }
-        let options = ImportOptions { batch: self.batch, ..ImportOptions::default() };
+        let options = ImportOptions {
+            batch: self.batch,
+            in_flight: if self.in_order { 1 } else { ImportOptions::default().in_flight },
+            ..ImportOptions::default()
+        };
         if from_stdin {
             return publish_stdin(app, options).await;
         }

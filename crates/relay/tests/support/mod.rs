@@ -1,0 +1,190 @@
+//! A relay of this build in a folder of its own, and the commands of this build against it.
+#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The program under test.
+pub const RELAY: &str = env!("CARGO_BIN_EXE_relay");
+/// Longer than anything here takes, so that a hang is a failure and not a stuck build.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A relay that is stopped when the test ends.
+pub struct Relay {
+    pub url: String,
+    pub dir: tempfile::TempDir,
+    child: Child,
+}
+
+impl Relay {
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = base(dir.path())
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "text", "--data-dir"])
+            .arg(dir.path().join("data"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut url = None;
+        for line in lines.by_ref().map_while(Result::ok) {
+            if let Some(found) = line.split_whitespace().find(|word| word.starts_with("http://127"))
+            {
+                url = Some(found.to_owned());
+            }
+            if line.starts_with("ready") {
+                break;
+            }
+        }
+        // The rest of its log must go somewhere, or the relay would wait for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        let relay = Self { url: url.expect("the relay tells where it listens"), dir, child };
+        let made = relay.run(["keys", "gen"]);
+        assert!(made.status.success(), "{}", made.stderr);
+        relay
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A command against this relay.
+    pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = base(self.dir.path());
+        command.env("RELAY_URL", &self.url).args(args).stdin(Stdio::null());
+        command
+    }
+
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
+        finish(self.command(args))
+    }
+
+    /// Runs, and expects success.
+    pub fn ok<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
+        let ran = self.run(args);
+        assert_eq!(ran.status.code(), Some(0), "stdout: {}\nstderr: {}", ran.stdout, ran.stderr);
+        ran
+    }
+
+    pub fn with_stdin<S: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+        input: &str,
+    ) -> Ran {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_owned();
+        let writer = std::thread::spawn(move || {
+            // A command may end without reading everything.
+            let _ = stdin.write_all(input.as_bytes());
+        });
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        Ran::of(output)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    fn of(output: std::process::Output) -> Self {
+        Self {
+            status: output.status,
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    pub fn code(&self) -> i32 {
+        self.status.code().expect("it ended by itself")
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    }
+
+    /// The value of one `key=value` line.
+    pub fn kv(&self, key: &str) -> String {
+        let prefix = format!("{key}=");
+        let line = self.stdout.lines().find_map(|line| line.strip_prefix(&prefix));
+        line.unwrap_or_else(|| panic!("no {key} in {}", self.stdout)).to_owned()
+    }
+}
+
+/// The program with nothing of the person who runs the tests.
+pub fn base(home: &Path) -> Command {
+    let mut command = Command::new(RELAY);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RELAY_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env("HOME", home)
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .env("XDG_STATE_HOME", home.join("state"))
+        .env("XDG_RUNTIME_DIR", home)
+        .current_dir(home);
+    command
+}
+
+/// Runs without a relay.
+pub fn alone<S: AsRef<OsStr>>(home: &Path, args: impl IntoIterator<Item = S>) -> Ran {
+    let mut command = base(home);
+    command.args(args).stdin(Stdio::null());
+    finish(command)
+}
+
+fn finish(mut command: Command) -> Ran {
+    Ran::of(command.output().unwrap())
+}
+
+/// Waits until `holds`, or fails naming what was waited for.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits for a process to end.
+pub fn ended(child: &mut Child) -> ExitStatus {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(begun.elapsed() < PATIENCE, "the process did not end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What a process wrote so far into its pipe, read to the end.
+pub fn drain(pipe: Option<impl Read>) -> String {
+    let mut text = String::new();
+    pipe.unwrap().read_to_string(&mut text).unwrap();
+    text
+}
