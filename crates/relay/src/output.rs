@@ -188,13 +188,10 @@ impl Output {
     /// A value as a person reads it.
     fn human(&self, name: &str, value: &Value) -> String {
         let text = bare(value);
-        if name.ends_with("_ns")
-            && let Some(ns) = relay_proto::filter::parse_ns(&text)
-        {
+        if let Some(ns) = time_of(name, &text) {
             return times::relative(ns, relay_client::unix_ns());
         }
         if name.ends_with("_ms")
-            && !name.contains("_at")
             && let Some(ms) = value.as_u64()
         {
             return times::human(std::time::Duration::from_millis(ms));
@@ -255,12 +252,19 @@ fn machine(value: &Value) -> String {
 
 fn tab_cell(name: &str, value: &Value) -> String {
     let text = bare(value);
-    let text = if name.ends_with("_ns") {
-        relay_proto::filter::parse_ns(&text).map_or(text, times::rfc3339)
-    } else {
-        text
-    };
+    let text = time_of(name, &text).map_or(text, times::rfc3339);
     text.replace(['\t', '\n', '\r'], " ")
+}
+
+/// The unix nanoseconds of a member that is a time, by its name.
+fn time_of(name: &str, text: &str) -> Option<u64> {
+    let number = relay_proto::filter::parse_ns(text)?;
+    match name {
+        "at_ms" => number.checked_mul(1_000_000),
+        _ if name.ends_with("_at_ms") => number.checked_mul(1_000_000),
+        _ if name.ends_with("_ns") => Some(number),
+        _ => None,
+    }
 }
 
 /// The value of an object that has just one member, which is what `--fields NAME -o raw` asks for.

@@ -30,7 +30,7 @@ pub fn translate(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     let Some((program, rest)) = args.split_first() else { return Ok(args) };
     let end = rest.iter().position(|arg| arg == "--").unwrap_or(rest.len());
     let (ours, theirs) = rest.split_at(end);
-    if !ours.iter().any(|arg| is_known(arg)) {
+    if !ours.iter().any(is_known) {
         return Ok(args);
     }
     let takes_serve_flags = match subcommand(ours) {

@@ -1,6 +1,9 @@
 //! `relay acl`, `quota`, `audit` and `token`: who may do what, and what was done.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand, ValueEnum};
 use relay_client::{Request, unix_ns};
@@ -12,7 +15,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    app::App,
+    app::{App, Target},
     error::{Failure, Outcome, exit},
     files, ids, output, times,
 };
@@ -43,18 +46,19 @@ Examples:
         #[arg(long, value_name = "OP")]
         op: Op,
     },
-    /// Publish rules, signed by your key (administrators)
+    /// Replace rules (administrators); those of the configuration stay
     #[command(after_help = "\
 Examples:
   relay acl set rules.json
-  relay acl set rules.json --name forge --dry-run")]
+  relay acl set rules.json --sign forge --dry-run")]
     Set {
         /// JSON: {\"rules\":[{\"ns\":…,\"who\":[…],\"allow\":[…]}],\"groups\":{…}}
         file: PathBuf,
-        /// Replaces the rules published under this name before
-        #[arg(long, default_value = "main")]
-        name: String,
-        /// Print the event and send nothing
+        /// Publish them as an event of your own key under this name, instead of having the relay
+        /// sign them for its operator
+        #[arg(long, value_name = "NAME")]
+        sign: Option<String>,
+        /// Print what would be sent
         #[arg(long)]
         dry_run: bool,
     },
@@ -84,6 +88,9 @@ Examples:
     Show {
         /// The first segment of its namespaces; that of --ns where absent
         tenant: Option<String>,
+        /// Every tenant (administrators)
+        #[arg(long, conflicts_with = "tenant")]
+        all: bool,
     },
 }
 
@@ -171,7 +178,7 @@ impl Acl {
                 list(app, &answer, "rules", &["ns", "who", "allow", "deny", "source"])
             }
             AclVerb::Test { who, op } => test(app, &who, op).await,
-            AclVerb::Set { file, name, dry_run } => set(app, &file, &name, dry_run).await,
+            AclVerb::Set { file, sign, dry_run } => set(app, &file, sign.as_deref(), dry_run).await,
         }
     }
 }
@@ -183,23 +190,37 @@ async fn test(app: &App, who: &str, op: Op) -> Outcome {
     let target = app.target()?;
     let ns: Namespace = app.ns(&target)?;
     let who = ids::parse_key(who).map_or_else(|_| who.to_owned(), |id: NodeId| id.to_string());
-    let request = Request::get("/v1/acl/test")
-        .query("who", Some(who))
-        .query("ns", Some(ns))
-        .query("op", Some(word(op)));
-    let answer = ask(app, request, "the test").await?;
-    app.out.one(&answer, &["allowed", "rule", "source"])?;
+    let body = json!({ "who": who, "ns": ns, "op": word(op) });
+    let answer = ask(app, Request::post("/v1/acl/test", &body), "the test").await?;
+    app.out.one(&answer, &["allowed", "reason", "rule"])?;
     Ok(if answer["allowed"] == json!(true) { 0 } else { exit::NOT_ALLOWED })
 }
 
-async fn set(app: &App, file: &std::path::Path, name: &str, dry_run: bool) -> Outcome {
+async fn set(app: &App, file: &Path, sign: Option<&str>, dry_run: bool) -> Outcome {
     let text = std::fs::read_to_string(file).map_err(|error| files::at(file, &error))?;
     let rules: Value = serde_json::from_str(&text)
         .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
     if !rules["rules"].is_array() {
         return Err(Failure::usage(format!("{}: there is no list 'rules'", file.display())));
     }
-    let target = app.target()?;
+    if let Some(name) = sign {
+        return publish_rules(app, name, &rules, dry_run).await;
+    }
+    if dry_run {
+        output::line(&rules.to_string())?;
+        return Ok(0);
+    }
+    let request = Request::new(Method::PUT, "/v1/acl").json(&rules);
+    let answer = ask(app, request, "the rules").await?;
+    app.out.one(&answer, &["status", "event_id"])?;
+    Ok(0)
+}
+
+async fn publish_rules(app: &App, name: &str, rules: &Value, dry_run: bool) -> Outcome {
+    let target = match app.target() {
+        Err(_) if dry_run => Target::default(),
+        other => other?,
+    };
     let key = app.key(&target)?;
     let mut tags = Tags::new();
     tags.push(["d", name]);
@@ -224,15 +245,18 @@ async fn set(app: &App, file: &std::path::Path, name: &str, dry_run: bool) -> Ou
 
 impl Quota {
     pub async fn run(self, app: &App) -> Outcome {
-        let QuotaVerb::Show { tenant } = self.verb.unwrap_or(QuotaVerb::Show { tenant: None });
+        let QuotaVerb::Show { tenant, all } =
+            self.verb.unwrap_or(QuotaVerb::Show { tenant: None, all: false });
         let tenant = match tenant {
-            Some(tenant) => tenant,
-            None => app.ns(&app.target()?)?.tenant().to_owned(),
+            Some(tenant) => Some(tenant),
+            None if all => None,
+            None => Some(app.ns(&app.target()?)?.tenant().to_owned()),
         };
-        let request = Request::get("/v1/quota").query("tenant", Some(&tenant));
-        let answer = ask(app, request, &format!("quota of {tenant}")).await?;
-        app.out.one(&answer, &["tenant"])?;
-        Ok(0)
+        let request = Request::get("/v1/quota").query("tenant", tenant.as_ref());
+        let object = format!("quota of {}", tenant.as_deref().unwrap_or("all tenants"));
+        let answer = ask(app, request, &object).await?;
+        let columns = ["tenant", "bytes", "events", "locks", "subscriptions", "limits"];
+        list(app, &answer, "tenants", &columns)
     }
 }
 
@@ -247,7 +271,7 @@ impl Audit {
         {
             items.reverse();
         }
-        list(app, &answer, "items", &["at_ns", "actor", "action", "subject", "outcome", "count"])
+        list(app, &answer, "items", &["at_ms", "actor", "action", "subject", "outcome", "times"])
     }
 }
 
@@ -263,13 +287,14 @@ impl Token {
                     body["uses"] = uses.into();
                 }
                 if !expires.is_zero() {
-                    body["expires_in_ms"] = (expires.as_millis() as u64).into();
+                    body["expires_ms"] = (expires.as_millis() as u64).into();
                 }
                 let answer = ask(app, Request::post("/v1/tokens", &body), "the token").await?;
                 if app.out.is_json() {
                     app.out.one(&answer, &[])?;
                 } else {
-                    output::line(answer["token"].as_str().unwrap_or_default())?;
+                    let code = answer["join_code"].as_str().or_else(|| answer["token"].as_str());
+                    output::line(code.unwrap_or_default())?;
                     app.notice("this is the only time that it is shown");
                 }
                 Ok(0)

@@ -1,7 +1,7 @@
 //! `relay login`, `logout`, `whoami` and `relay session`.
 
 use clap::{Args, Subcommand};
-use relay_client::{Client, Error};
+use relay_client::{Client, Error, Request};
 use serde_json::{Value, json};
 
 use super::context::{absolute, normal};
@@ -156,37 +156,13 @@ impl Logout {
 impl Whoami {
     pub async fn run(self, app: &App) -> Outcome {
         let target = app.target()?;
-        let session = match &target.name {
-            Some(name) => contexts::session(name)?,
-            None => None,
-        };
-        let key = app.key_path(&target)?;
-        let by = match (&app.global.token_file, &app.global.key, &session) {
-            (Some(_), ..) => "token",
-            (None, Some(_), _) => "key",
-            (None, None, Some(_)) => "session",
-            (None, None, None) if target.url.starts_with("unix:") => "uid",
-            (None, None, None) if key.is_some() => "key",
-            _ => "nothing",
-        };
-        let mut answer = json!({
-            "url": target.url,
-            "context": target.name,
-            "authenticated_by": by,
-            "key_file": key,
-        });
-        if by == "session" {
-            let client = app.client().await?;
-            let list =
-                client.sessions().await.map_err(|error| Failure::of(error, "the session"))?;
-            answer["session_id"] = list["current_session_id"].clone();
-        }
-        answer["user_id"] = match (by, session, key) {
-            ("session", Some(session), _) => json!(session.user_id),
-            ("key", _, Some(_)) => json!(app.key(&target)?.node_id()),
-            _ => Value::Null,
-        };
-        app.out.one(&answer, &["user_id", "url", "context", "authenticated_by"])?;
+        let client = app.client_with_key().await?;
+        let request = Request::get("/v1/whoami").query("ns", app.chosen_ns(&target)?);
+        let mut answer: Value =
+            client.call(request).await.map_err(|error| Failure::of(error, "who you are"))?;
+        answer["url"] = target.url.into();
+        answer["context"] = target.name.into();
+        app.out.one(&answer, &["principal", "via", "url", "context", "ns", "rights"])?;
         Ok(0)
     }
 }
