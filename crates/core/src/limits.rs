@@ -23,6 +23,9 @@ pub struct Exceeded {
 
 impl From<Exceeded> for relay_proto::Problem {
     fn from(exceeded: Exceeded) -> Self {
+        // Clients of the older wire read seconds (`gateway.md` 2.2).
+        let retry_after_s = exceeded.retry_after_ms.div_ceil(1_000);
         Self::rate_limited(exceeded.to_string(), exceeded.retry_after_ms)
+            .with("retry_after_s", retry_after_s)
     }
 }

@@ -170,6 +170,19 @@ impl Policy {
         self.snapshot.load().compiled(ns).succession.is_retired(key)
     }
 
+    /// Whether the configuration makes `who` an admin of everything in `pattern`.
+    pub fn administers(&self, who: &Principal, pattern: &Pattern) -> bool {
+        match who {
+            Principal::Operator => true,
+            Principal::Anonymous => false,
+            Principal::Key(key) => {
+                let facts = self.lock();
+                let auto = facts.links.succession(|_| true);
+                !auto.is_retired(key) && facts.may_rule(*key, pattern, &auto, &facts.modes())
+            }
+        }
+    }
+
     /// Names the rule that decides.
     pub fn explain(&self, who: &Principal, ns: &Namespace, op: Op) -> Explanation {
         self.snapshot.load().explain(who, ns, op)

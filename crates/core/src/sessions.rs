@@ -12,11 +12,14 @@ mod operators;
 mod starting;
 mod sweep;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use relay_proto::{
     Code, NodeId, Problem,
-    auth::{AuthToken, ResumeToken, SessionToken},
+    auth::{AuthToken, ReplayGuard, RequestError, ResumeToken, SessionToken, SignedRequest},
 };
 use relay_store::{Clock, Store, StoreError};
 
@@ -123,15 +126,21 @@ pub struct Sessions {
     live: LiveSessions,
     by_address: Windows<IpAddr>,
     by_user: Windows<NodeId>,
+    /// Signed requests that were used. Each relay process has its own.
+    used_requests: Mutex<ReplayGuard>,
 }
 
 const MINUTE_MS: u64 = 60_000;
 /// Addresses and users whose last minute is remembered.
 const LIMITER_KEYS: usize = 100_000;
+/// Signed requests remembered until their time is over; about 100 bytes each.
+const SIGNED_REQUESTS: usize = 500_000;
 
 impl Sessions {
     pub fn new(store: Store, clock: Arc<dyn Clock>, config: SessionsConfig) -> Self {
+        let used_requests = ReplayGuard::new(SIGNED_REQUESTS, clock.wall_ns());
         Self {
+            used_requests: Mutex::new(used_requests),
             store,
             clock,
             config,
@@ -162,6 +171,15 @@ impl Sessions {
         };
         session.admit(&hash, now_ms)?;
         Ok(session)
+    }
+
+    /// Uses a signed request up, once its target and body were checked.
+    ///
+    /// # Errors
+    /// [`RequestError::Replayed`], [`RequestError::BeforeStart`], [`RequestError::Busy`].
+    pub fn spend(&self, request: &SignedRequest) -> Result<(), RequestError> {
+        let mut used = self.used_requests.lock().unwrap_or_else(PoisonError::into_inner);
+        used.spend(request, self.clock.wall_ns())
     }
 
     /// Counts one request to an unauthenticated endpoint.

@@ -56,7 +56,18 @@ pub struct AccessTokenRow {
     pub last_used_at_ms: Option<u64>,
 }
 
+impl AccessTokenRow {
+    pub fn is_usable(&self, now_ms: u64) -> bool {
+        self.uses_left != Some(0) && self.expires_at_ms.is_none_or(|at_ms| at_ms > now_ms)
+    }
+}
+
 impl Store {
+    /// The token with this hash, usable or not.
+    pub async fn find_access_token(&self, token: TokenHash) -> Result<Option<AccessTokenRow>> {
+        each!(self, store => store.find_access_token(token).await)
+    }
+
     pub async fn insert_access_token(&self, row: AccessTokenRow) -> Result<()> {
         each!(self, store => store.insert_access_token(row).await)
     }

@@ -144,6 +144,21 @@ fn an_event_cannot_make_admins_that_rule_by_event() {
 }
 
 #[test]
+fn who_administers_what() {
+    let policy = Policy::new(config());
+    let all = Pattern::All;
+    let forge: Pattern = "forge/**".parse().unwrap();
+    assert!(policy.administers(&Principal::Operator, &all));
+    assert!(policy.administers(&by(1), &all));
+    assert!(policy.administers(&by(2), &forge) && !policy.administers(&by(2), &all));
+    assert!(
+        !policy.administers(&by(3), &forge) && !policy.administers(&Principal::Anonymous, &forge)
+    );
+    policy.apply([&rotation(2, 12, 1)]);
+    assert!(!policy.administers(&by(2), &forge) && policy.administers(&by(12), &forge));
+}
+
+#[test]
 fn malformed_policy_is_refused() {
     let policy = Policy::new(config());
     let unknown_group = [rule("forge/a", &[Who::Group("none".into())], &[Op::Read], &[])];

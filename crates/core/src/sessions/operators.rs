@@ -46,6 +46,9 @@ pub struct TokenView {
     pub last_used_at_ms: Option<u64>,
 }
 
+/// How long `last_used_at_ms` of a token without a count may lag.
+const USE_LAG_MS: u64 = 60_000;
+
 impl Sessions {
     /// # Errors
     /// [`SessionError::Invalid`] for a token that could never be used, [`SessionError::Store`].
@@ -71,13 +74,27 @@ impl Sessions {
         Ok(CreatedToken { token, view: row.into() })
     }
 
-    /// Uses a token once and says what it opens.
+    /// Uses a token once, for one of `purposes`.
     ///
     /// # Errors
-    /// [`SessionError::Unknown`] where it opens nothing (any more), [`SessionError::Store`].
-    pub async fn use_token(&self, token: &OperatorToken) -> Result<TokenView, SessionError> {
-        let found = self.store.use_access_token(token.hash(), self.now_ms()).await?;
-        found.map(TokenView::from).ok_or(SessionError::Unknown)
+    /// [`SessionError::Unknown`] where it opens none of them (any more), [`SessionError::Store`].
+    pub async fn use_token(
+        &self,
+        token: &OperatorToken,
+        purposes: &[TokenPurpose],
+    ) -> Result<TokenView, SessionError> {
+        let now_ms = self.now_ms();
+        // Asked of a reader first: strangers' guesses never reach the writer.
+        let found = self.store.find_access_token(token.hash()).await?;
+        let row = found
+            .filter(|row| purposes.contains(&row.purpose) && row.is_usable(now_ms))
+            .ok_or(SessionError::Unknown)?;
+        let noted = row.last_used_at_ms.is_some_and(|at_ms| now_ms < at_ms + USE_LAG_MS);
+        if row.uses_left.is_none() && noted {
+            return Ok(row.into());
+        }
+        let used = self.store.use_access_token(token.hash(), now_ms).await?;
+        used.map(TokenView::from).ok_or(SessionError::Unknown)
     }
 
     /// Every token, newest first.

@@ -490,20 +490,25 @@ async fn operators_tokens_open_what_they_say_as_often_as_they_say() {
     };
     let created = house.sessions.create_token(new.clone()).await.unwrap();
     let house = house.restarted().await;
+    let join = [TokenPurpose::Spoke];
+    let wrong = house.sessions.use_token(&created.token, &[TokenPurpose::Admin]).await;
+    assert!(matches!(wrong, Err(SessionError::Unknown)), "and it costs no use");
     for left in [1, 0] {
-        let used = house.sessions.use_token(&created.token).await.unwrap();
+        let used = house.sessions.use_token(&created.token, &join).await.unwrap();
         assert_eq!((used.purpose, used.uses_left), (TokenPurpose::Spoke, Some(left)));
     }
-    let exhausted = house.sessions.use_token(&created.token).await;
+    let exhausted = house.sessions.use_token(&created.token, &join).await;
     assert!(matches!(exhausted, Err(SessionError::Unknown)));
 
     let admin = NewToken { purpose: TokenPurpose::Admin, uses: None, ..new.clone() };
     let admin = house.sessions.create_token(admin).await.unwrap();
-    house.sessions.use_token(&admin.token).await.unwrap();
+    for _ in 0..2 {
+        house.sessions.use_token(&admin.token, &TokenPurpose::ALL).await.unwrap();
+    }
     assert_eq!(house.sessions.tokens().await.unwrap().len(), 2);
     assert!(house.sessions.revoke_token(&admin.view.id).await.unwrap());
     assert!(!house.sessions.revoke_token(&admin.view.id).await.unwrap());
-    assert!(house.sessions.use_token(&admin.token).await.is_err());
+    assert!(house.sessions.use_token(&admin.token, &TokenPurpose::ALL).await.is_err());
 
     let useless = NewToken { uses: Some(0), ..new };
     assert!(matches!(house.sessions.create_token(useless).await, Err(SessionError::Invalid(_))));
@@ -516,7 +521,7 @@ async fn operators_tokens_open_what_they_say_as_often_as_they_say() {
     };
     let short = house.sessions.create_token(short).await.unwrap();
     house.clock.forward(1);
-    assert!(house.sessions.use_token(&short.token).await.is_err());
+    assert!(house.sessions.use_token(&short.token, &TokenPurpose::ALL).await.is_err());
 }
 
 #[tokio::test]

@@ -37,6 +37,20 @@ impl SqliteStore {
         .await
     }
 
+    pub(crate) async fn find_access_token(
+        &self,
+        token: TokenHash,
+    ) -> Result<Option<AccessTokenRow>> {
+        self.read(move |conn| {
+            let sql = format!("SELECT {COLUMNS} FROM access_tokens WHERE token = ?1");
+            conn.prepare_cached(&sql)?
+                .query_row([token.as_bytes()], |row| Ok(token_row(row)))
+                .optional()?
+                .transpose()
+        })
+        .await
+    }
+
     pub(crate) async fn use_access_token(
         &self,
         token: TokenHash,
