@@ -167,7 +167,7 @@ fn write_result(id: Option<EventId>, outcome: Option<Outcome>, out: &mut Vec<u8>
 /// `GET /v1/events`.
 pub(crate) async fn query(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, _) = request.into_parts();
-    let principal = auth::identify(&node, &parts, &[])?;
+    let principal = auth::identify(&node, &parts, &[]).await?;
     let question = Params::parse(parts.uri.query())?.question()?;
     let ndjson = is_ndjson(&parts.headers, header::ACCEPT);
     answer_page(&node, principal, question, ndjson).await
@@ -222,7 +222,7 @@ fn lines(page: &Page) -> Body {
 /// `GET /v1/events/count`.
 pub(crate) async fn count(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, _) = request.into_parts();
-    let principal = auth::identify(&node, &parts, &[])?;
+    let principal = auth::identify(&node, &parts, &[]).await?;
     let question = Params::parse(parts.uri.query())?.question()?;
     let count = node.events.count(&node.reader(principal), question).await?;
     Ok(no_store(StatusCode::OK, &serde_json::json!({ "count": count })))
@@ -235,7 +235,7 @@ pub(crate) async fn get(
     request: Request,
 ) -> Reply {
     let (parts, _) = request.into_parts();
-    let principal = auth::identify(&node, &parts, &[])?;
+    let principal = auth::identify(&node, &parts, &[]).await?;
     let id: EventId = id.parse().map_err(|error| Problem::invalid(format!("{error}")))?;
     let found = node.events.get(&node.reader(principal), id).await?;
     let public = node.check(&Principal::Anonymous, &found.namespace, Op::Read).is_ok();
@@ -263,7 +263,7 @@ pub(crate) async fn address(
     request: Request,
 ) -> Reply {
     let (parts, _) = request.into_parts();
-    let principal = auth::identify(&node, &parts, &[])?;
+    let principal = auth::identify(&node, &parts, &[]).await?;
     let (kind, author) = coordinate(&kind, &author)?;
     let found = node.events.latest(&node.reader(principal), kind, author, &d).await?;
     let tag = etag(&found.id);
@@ -294,7 +294,7 @@ pub(crate) async fn address_history(
     request: Request,
 ) -> Reply {
     let (parts, _) = request.into_parts();
-    let principal = auth::identify(&node, &parts, &[])?;
+    let principal = auth::identify(&node, &parts, &[]).await?;
     let (kind, author) = coordinate(&kind, &author)?;
     let params = Params::parse(parts.uri.query())?;
     let mut filter = Filter { kinds: vec![kind], authors: vec![author], ..params.filter()? };

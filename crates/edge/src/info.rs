@@ -7,13 +7,14 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use relay_core::policy::{Op, Principal};
+use relay_core::policy::Pattern;
 use relay_node::Node;
-use relay_proto::{Namespace, Problem};
+use relay_proto::Namespace;
+use relay_store::TokenPurpose;
 use serde_json::{Value, json};
 
 use crate::{
-    auth,
+    auth::{self, Proof},
     params::Params,
     peer::Peer,
     reply::{Reply, json as json_reply, no_store},
@@ -132,11 +133,9 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, request: Request) -> 
     let local =
         parts.extensions.get::<Peer>().is_some_and(Peer::is_loopback) && !forwarded(&parts.headers);
     if !local {
-        match auth::identify(&node, &parts, &[])? {
-            Principal::Anonymous => {
-                return Err(Problem::unauthorized("metrics need an admin or metrics token").into());
-            }
-            who => node.check(&who, &Namespace::default(), Op::Admin)?,
+        let caller = auth::caller(&node, &parts, &[]).await?;
+        if !matches!(caller.proof, Proof::Token(TokenPurpose::Metrics)) {
+            caller.need_admin(&node, &Pattern::All)?;
         }
     }
     Ok(metrics_text(&node))

@@ -2,9 +2,11 @@
 //!
 //! Doors decode, find out who asks, limit, call the node and encode its answer. They decide nothing.
 
+mod access;
 mod auth;
 mod body;
 mod events;
+mod held;
 mod info;
 mod locks;
 mod params;
@@ -12,6 +14,7 @@ mod peer;
 mod reply;
 mod routes;
 mod server;
+mod sessions;
 mod socket;
 mod sse;
 mod stall;

@@ -187,7 +187,7 @@ pub(crate) async fn post(
 ) -> Reply {
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, body::SMALL).await?;
-    let who = auth::identify(&node, &parts, &bytes)?;
+    let who = auth::identify(&node, &parts, &bytes).await?;
     let response = match verb.as_str() {
         "acquire" => no_store(StatusCode::OK, &acquire(&node, &who, body::parse(&bytes)?).await?),
         "renew" => no_store(StatusCode::OK, &renew(&node, &who, body::parse(&bytes)?).await?),
@@ -205,7 +205,7 @@ pub(crate) async fn get(
     request: Request,
 ) -> Reply {
     let (parts, _) = request.into_parts();
-    let who = auth::identify(&node, &parts, &[])?;
+    let who = auth::identify(&node, &parts, &[]).await?;
     let ns = Params::parse(parts.uri.query())?.parsed("ns")?;
     let state = inspect(&node, &who, InspectBody { ns, resource: name }).await?;
     Ok(no_store(StatusCode::OK, &state))
@@ -214,7 +214,7 @@ pub(crate) async fn get(
 /// `GET /v1/locks?ns=&prefix=&cursor=&limit=`.
 pub(crate) async fn list(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, _) = request.into_parts();
-    let who = auth::identify(&node, &parts, &[])?;
+    let who = auth::identify(&node, &parts, &[]).await?;
     let params = Params::parse(parts.uri.query())?;
     let ns: Namespace = params.parsed("ns")?.unwrap_or_default();
     node.check(&who, &ns, Op::Read)?;
@@ -232,7 +232,7 @@ pub(crate) async fn list(State(node): State<Arc<Node>>, request: Request) -> Rep
 /// `GET /v1/lock-history?ns=&resource=&cursor=&limit=`, newest first.
 pub(crate) async fn history(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, _) = request.into_parts();
-    let who = auth::identify(&node, &parts, &[])?;
+    let who = auth::identify(&node, &parts, &[]).await?;
     let params = Params::parse(parts.uri.query())?;
     let ns: Namespace = params.parsed("ns")?.unwrap_or_default();
     node.check(&who, &ns, Op::Read)?;

@@ -11,13 +11,13 @@ use axum::{
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{delete, get, post},
 };
 use relay_node::Node;
 use relay_proto::Problem;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::{events, info, locks, reply::Refused, socket, sse};
+use crate::{access, events, info, locks, reply::Refused, sessions, socket, sse};
 
 /// Every route of the relay.
 pub(crate) fn router(node: Arc<Node>) -> Router {
@@ -40,6 +40,23 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/locks", get(locks::list))
         .route("/v1/locks/{*resource}", get(locks::get).post(locks::post))
         .route("/v1/lock-history", get(locks::history))
+        .route("/v1/auth/challenge", post(sessions::challenge))
+        .route("/v1/auth/verify", post(sessions::verify))
+        .route("/v1/auth/revoke", post(access::revoke_proof))
+        .route("/v1/session/start", post(sessions::post_start))
+        .route("/v1/session/resume", post(sessions::post_resume))
+        .route("/v1/session/list", get(sessions::list))
+        .route("/v1/session/logout", post(sessions::logout))
+        .route("/v1/session/logout_all", post(sessions::logout_all))
+        .route("/v1/session/revoke", post(sessions::revoke))
+        .route("/v1/whoami", get(access::whoami))
+        .route("/v1/acl", get(access::acl).put(access::set_acl))
+        .route("/v1/acl/test", post(access::test_acl))
+        .route("/v1/quota", get(access::quota))
+        .route("/v1/audit", get(access::audit))
+        .route("/v1/tokens", get(access::tokens).post(access::create_token))
+        .route("/v1/tokens/{id}", delete(access::delete_token))
+        .route("/v1/users/revoke_tokens", post(access::revoke_user))
         .route("/v1/ws", get(socket::upgrade))
         .route("/v1/stream", get(socket::upgrade))
         .fallback(unknown_path)

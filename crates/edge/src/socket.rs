@@ -6,6 +6,7 @@
 mod connection;
 mod publish;
 mod requests;
+mod session;
 
 use std::sync::Arc;
 
@@ -18,10 +19,10 @@ use relay_proto::Problem;
 
 use crate::{
     auth,
-    peer::Peer,
     reply::{Refused, Reply},
+    sessions,
 };
-use connection::Connection;
+use connection::{Client, Connection};
 
 /// What is read from the system at once. Larger buffers are touched for every idle connection.
 const READ_BUFFER: usize = 4 << 10;
@@ -39,8 +40,12 @@ pub(crate) async fn upgrade(
         Ok(upgrade) => upgrade,
         Err(rejection) => return Ok(not_a_socket(&rejection)),
     };
-    let principal = auth::identify(&node, &parts, &[])?;
-    let peer = parts.extensions.get::<Peer>().copied();
+    let caller = auth::caller(&node, &parts, &[]).await?;
+    let client = Client {
+        address: auth::client_address(&node, &parts),
+        label: sessions::label_of(&parts.headers),
+        caller,
+    };
     let max_frame = node.config.chat.max_frame.0 as usize;
     let token = node.tasks.token();
     let response = upgrade
@@ -50,7 +55,7 @@ pub(crate) async fn upgrade(
         .max_frame_size(max_frame)
         .on_upgrade(move |socket| async move {
             // On the heap, so that the task of an idle connection stays small.
-            Box::pin(Connection::new(node, socket, principal, peer).run()).await;
+            Box::pin(Connection::new(node, socket, client).run()).await;
             drop(token);
         });
     Ok(response)

@@ -26,6 +26,7 @@ use tokio::{
 
 use crate::{
     auth,
+    held::{self, Held},
     params::Params,
     reply::Reply,
     socket::retry_advice_ms,
@@ -44,7 +45,7 @@ const CHUNKS: usize = 2;
 /// has them. `Last-Event-ID`, or `cursor`, resumes.
 pub(crate) async fn events(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, _) = request.into_parts();
-    let principal = auth::identify(&node, &parts, &[])?;
+    let caller = auth::caller(&node, &parts, &[]).await?;
     let params = Params::parse(parts.uri.query())?;
     let asked = Subscribe {
         sub: "events".into(),
@@ -53,20 +54,20 @@ pub(crate) async fn events(State(node): State<Arc<Node>>, request: Request) -> R
         live: params.get("live").map(|_| params.switch("live")).transpose()?,
         history: params.switch("history")?,
     };
-    let reader = node.reader(principal);
-    open(node, Asked::Events(reader, asked)).await
+    let (reader, held) = (node.reader(caller.principal), Held::of(&node, &caller));
+    open(node, Asked::Events(reader, asked), held).await
 }
 
 /// `GET /v1/lock-watch?ns=&resource=`: the present state of the lock, if one is named, then its changes.
 pub(crate) async fn lock_watch(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, _) = request.into_parts();
-    let principal = auth::identify(&node, &parts, &[])?;
+    let caller = auth::caller(&node, &parts, &[]).await?;
     let params = Params::parse(parts.uri.query())?;
     let ns: Namespace = params.parsed("ns")?.unwrap_or_default();
-    node.check(&principal, &ns, Op::Read)?;
+    node.check(&caller.principal, &ns, Op::Read)?;
     let resource = params.parsed("resource")?;
-    let reader = node.reader(principal);
-    open(node, Asked::Lock { reader, ns, resource }).await
+    let (reader, held) = (node.reader(caller.principal), Held::of(&node, &caller));
+    open(node, Asked::Lock { reader, ns, resource }, held).await
 }
 
 /// Where to go on: what the browser remembers counts more than the URL that it was given at first.
@@ -80,7 +81,7 @@ fn resume(headers: &HeaderMap, params: &Params) -> Option<String> {
 
 /// Subscribes and begins the answer. All of it happens in a task of its own, so that whoever goes away in
 /// the middle leaves nothing behind.
-async fn open(node: Arc<Node>, asked: Asked) -> Reply {
+async fn open(node: Arc<Node>, asked: Asked, held: Held) -> Reply {
     let (tell, told) = oneshot::channel();
     let (out, body) = mpsc::channel(CHUNKS);
     node.tasks.spawn(Box::pin({
@@ -97,7 +98,7 @@ async fn open(node: Arc<Node>, asked: Asked) -> Reply {
                 }
             };
             if tell.send(Ok(())).is_ok() {
-                let mut stream = Stream::new(node, subscriptions, out);
+                let mut stream = Stream::new(node, subscriptions, held, out);
                 first.iter().for_each(|sent| stream.add(sent));
                 subscriptions = stream.run().await;
             }
@@ -155,6 +156,7 @@ impl Asked {
 struct Stream {
     node: Arc<Node>,
     subscriptions: Subscriptions,
+    held: Held,
     out: mpsc::Sender<Bytes>,
     /// Events that are ready and not yet handed on.
     buffer: BytesMut,
@@ -164,9 +166,14 @@ struct Stream {
 struct Over;
 
 impl Stream {
-    fn new(node: Arc<Node>, subscriptions: Subscriptions, out: mpsc::Sender<Bytes>) -> Self {
+    fn new(
+        node: Arc<Node>,
+        subscriptions: Subscriptions,
+        held: Held,
+        out: mpsc::Sender<Bytes>,
+    ) -> Self {
         node.metrics.sse_streams.fetch_add(1, Ordering::Relaxed);
-        Self { node, subscriptions, out, buffer: BytesMut::new() }
+        Self { node, subscriptions, held, out, buffer: BytesMut::new() }
     }
 
     async fn run(mut self) -> Subscriptions {
@@ -191,6 +198,12 @@ impl Stream {
                 biased;
                 () = stop.cancelled() => {
                     self.say_goodbye();
+                    return Over;
+                }
+                over = self.held.over() => {
+                    let text = held::farewell(over);
+                    self.buffer.put_slice(format!("event: error\ndata: {text}\n\n").as_bytes());
+                    let _ = self.out.try_send(self.buffer.split().freeze());
                     return Over;
                 }
                 () = self.out.closed() => return Over,

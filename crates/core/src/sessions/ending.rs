@@ -37,7 +37,7 @@ pub enum RevokeTarget {
 }
 
 /// What ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Revocation {
     pub revoked: usize,
     /// Sorted.

@@ -1,20 +1,22 @@
 //! The task of one socket.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use relay_core::policy::Principal;
+use relay_core::{policy::Principal, sessions::Over};
 use relay_node::Node;
-use relay_proto::{Code, Problem, frame, frame::Frame};
+use relay_proto::{Code, Problem, auth::ClientLabel, frame, frame::Frame};
 use tokio::time::Instant;
 
 use super::{publish::Publishes, requests, retry_advice_ms};
 use crate::{
-    peer::Peer,
+    auth::Caller,
+    held::{self, Held},
     stall::STUCK,
     subscriptions::{Fetched, Subscriptions},
 };
@@ -30,17 +32,32 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Unanswered pings after which the connection counts as dead.
 const MAX_UNANSWERED: u32 = 2;
 
+/// The close code for those who may not (any longer) be here.
+const POLICY: u16 = 1008;
+
 /// The state of one socket.
 pub(super) struct Connection {
     pub node: Arc<Node>,
     pub principal: Principal,
-    pub peer: Option<Peer>,
+    /// The session that was started here or that the upgrade came with.
+    pub held: Held,
+    /// Where the client is, for limits.
+    pub address: IpAddr,
+    /// What the client's sessions are called, unless it says otherwise.
+    pub label: ClientLabel,
     pub subscriptions: Subscriptions,
     socket: WebSocket,
     publishes: Publishes,
     /// Requests that take time; each gives the frame that answers it.
     requests: FuturesUnordered<BoxFuture<'static, String>>,
     unanswered_pings: u32,
+}
+
+/// Who opened the socket.
+pub(super) struct Client {
+    pub caller: Caller,
+    pub address: IpAddr,
+    pub label: ClientLabel,
 }
 
 /// Why a connection ends.
@@ -59,21 +76,20 @@ enum Wake {
     Page(Fetched),
     Outbox,
     Ping,
+    SessionOver(Over),
 }
 
 impl Connection {
-    pub fn new(
-        node: Arc<Node>,
-        socket: WebSocket,
-        principal: Principal,
-        peer: Option<Peer>,
-    ) -> Self {
+    pub fn new(node: Arc<Node>, socket: WebSocket, client: Client) -> Self {
         node.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        let Client { caller, address, label } = client;
         Self {
             subscriptions: Subscriptions::new(node.clone()),
+            held: Held::of(&node, &caller),
             node,
-            principal,
-            peer,
+            principal: caller.principal,
+            address,
+            label,
             socket,
             publishes: Publishes::default(),
             requests: FuturesUnordered::new(),
@@ -113,6 +129,7 @@ impl Connection {
             let wake = tokio::select! {
                 biased;
                 () = stop.cancelled() => Wake::Stop,
+                over = self.held.over() => Wake::SessionOver(over),
                 Some(done) = self.publishes.next_done() => Wake::Published(done),
                 Some(answer) = self.requests.next() => Wake::Answer(answer),
                 () = outbox.filled() => Wake::Outbox,
@@ -123,6 +140,10 @@ impl Connection {
                 () = tokio::time::sleep_until(ping_at) => Wake::Ping,
             };
             match wake {
+                Wake::SessionOver(over) => {
+                    self.feed(held::farewell(over)).await?;
+                    return Err(End::Close(POLICY, "session over".into()));
+                }
                 Wake::Stop => return Err(End::Close(1012, retry_advice(&self.node))),
                 Wake::Frame(message) => {
                     ping_at = Instant::now() + PING_INTERVAL;
@@ -180,6 +201,10 @@ impl Connection {
         match requests::handle(self, &frame).await {
             Ok(requests::Reply::None) => Ok(()),
             Ok(requests::Reply::Now(answer)) => self.feed(answer).await,
+            Ok(requests::Reply::Last(answer)) => {
+                self.feed(answer).await?;
+                Err(End::Close(POLICY, "not authenticated".into()))
+            }
             Ok(requests::Reply::Later(answer)) => {
                 self.requests.push(answer);
                 Ok(())

@@ -7,7 +7,7 @@ use relay_proto::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::connection::Connection;
+use super::{connection::Connection, session};
 use crate::locks;
 
 /// How a request is answered.
@@ -15,6 +15,8 @@ pub(super) enum Reply {
     /// Not at all, or by frames of its own.
     None,
     Now(String),
+    /// And then the socket is closed.
+    Last(String),
     /// When it is done; others go on meanwhile.
     Later(BoxFuture<'static, String>),
 }
@@ -27,6 +29,8 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
     match &*frame.t {
         "ping" => Ok(Reply::Now(encode("pong", frame.id.as_deref(), &serde_json::json!({})))),
         "pong" => Ok(Reply::None),
+        "session.start" => session::start(on, frame).await,
+        "session.resume" => session::resume(on, frame).await,
         "stream.subscribe" => {
             let reader = on.node.reader(on.principal);
             on.subscriptions.subscribe(reader, frame.body()?).await?;

@@ -1,0 +1,47 @@
+//! `session.start` and `session.resume` on a socket (`gateway.md` 4.1, 4.2).
+
+use relay_core::{policy::Principal, sessions::Started};
+use relay_proto::{
+    Code, Problem,
+    frame::{Frame, encode, encode_error},
+};
+
+use super::{connection::Connection, requests::Reply};
+use crate::{held::Held, sessions};
+
+pub(super) async fn start(on: &mut Connection, frame: &Frame<'_>) -> Result<Reply, Problem> {
+    if on.held.is_some() {
+        return Err(Problem::invalid("this socket has a session already"));
+    }
+    let asked = frame.body()?;
+    on.node.sessions.count_address(on.address)?;
+    let started = sessions::start(&on.node, asked, on.label.clone()).await;
+    Ok(take(on, frame, started))
+}
+
+pub(super) async fn resume(on: &mut Connection, frame: &Frame<'_>) -> Result<Reply, Problem> {
+    let asked = frame.body()?;
+    on.node.sessions.count_address(on.address)?;
+    let started = sessions::resume(&on.node, asked).await;
+    Ok(take(on, frame, started))
+}
+
+/// Speaks for the new session from now on; a proof that does not hold ends the socket.
+fn take(on: &mut Connection, frame: &Frame<'_>, started: Result<Started, Problem>) -> Reply {
+    let id = frame.id.as_deref();
+    match started {
+        Ok(started) => {
+            on.principal = Principal::Key(started.session.user());
+            on.held = Held::session(&on.node, started.session.clone());
+            Reply::Now(encode("session.ready", id, &sessions::ready(&on.node, &started)))
+        }
+        Err(problem) => {
+            on.node.audit.refused(&on.address.to_string(), "authenticate", "socket", &problem);
+            let answer = encode_error(id, &problem);
+            match problem.code {
+                Code::Unauthorized | Code::ResumeFailed => Reply::Last(answer),
+                _ => Reply::Now(answer),
+            }
+        }
+    }
+}
