@@ -13,7 +13,7 @@ use axum::{Router, extract::Request};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
 };
 use relay_node::{Node, metrics::Metrics};
 use tokio::{
@@ -229,15 +229,14 @@ async fn serve(
         .keep_alive_interval(Duration::from_secs(30));
     let stream = Guarded::new(stream, shared.metrics);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    let graceful = GracefulShutdown::new();
-    let connection = graceful.watch(connection.into_owned());
     let closing = shared.closing;
     tokio::pin!(connection);
     tokio::select! {
         result = &mut connection => log_end(result),
         () = closing.cancelled() => {
-            let (_, result) = tokio::join!(graceful.shutdown(), connection);
-            log_end(result);
+            // Idle connections end at once, others after the answer that is under way.
+            connection.as_mut().graceful_shutdown();
+            log_end(connection.await);
         }
     }
 }

@@ -37,15 +37,12 @@ impl House {
     /// Stops the relay and starts it again on the same data.
     pub async fn reopen(self, config: &str) -> Self {
         let Self { node, doors, dir } = self;
-        doors.close(PATIENCE).await;
-        node.close(PATIENCE).await;
-        drop(node);
+        stop(node, doors).await;
         Self::open_in(dir, config).await
     }
 
     pub async fn close(self) {
-        self.doors.close(PATIENCE).await;
-        self.node.close(PATIENCE).await;
+        stop(self.node, self.doors).await;
     }
 
     async fn open_in(dir: tempfile::TempDir, config: &str) -> Self {
@@ -130,6 +127,15 @@ impl House {
         }
         Socket(tokio_tungstenite::connect_async(request).await.unwrap().0)
     }
+}
+
+/// Stops a relay; idle connections must not hold it up until the drain's time is over.
+async fn stop(node: Arc<Node>, doors: Doors) {
+    let all = async {
+        doors.close(2 * PATIENCE).await;
+        node.close(2 * PATIENCE).await;
+    };
+    tokio::time::timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("something holds on"));
 }
 
 /// An answer as it came.
