@@ -8,6 +8,7 @@
 //! Nothing here knows links: what lives on another node goes to the [`Remote`] that `node` hands in.
 
 pub mod backoff;
+pub mod bridge;
 mod inbox;
 mod native;
 mod results;

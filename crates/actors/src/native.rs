@@ -1,14 +1,18 @@
 //! The loop of a native actor.
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use relay_proto::CallError;
-use tokio::{task::JoinSet, time::Instant};
+use relay_proto::{CallError, ServiceName};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     inbox::{Envelope, Inbox},
+    router::Router,
     service::{Handled, Service},
     supervisor::{Exit, Incarnation},
 };
@@ -18,6 +22,11 @@ pub(crate) struct Native {
     pub service: Box<dyn Service>,
     /// How many [`Handled::Aside`] may run at once.
     pub concurrency: usize,
+    /// Where health checks are told to.
+    pub router: Router,
+    pub name: ServiceName,
+    /// How often the service is asked whether it is well.
+    pub health: Duration,
 }
 
 impl Incarnation for Native {
@@ -32,23 +41,33 @@ enum Next {
     Failed(String),
     Message(Option<Envelope>),
     AsideEnded,
+    Check,
 }
 
 async fn serve(mut actor: Native, mut inbox: Inbox, stop: CancellationToken) -> Exit {
     // Aside work ends with the actor: dropping the set aborts it.
     let mut aside = JoinSet::new();
+    let mut checks = tokio::time::interval(actor.health.max(Duration::from_millis(1)));
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut checking = JoinSet::new();
     loop {
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => Next::Stop,
             reason = actor.service.failed() => Next::Failed(reason),
             Some(_) = aside.join_next(), if !aside.is_empty() => Next::AsideEnded,
+            _ = checks.tick(), if checking.is_empty() => Next::Check,
+            Some(_) = checking.join_next(), if !checking.is_empty() => Next::AsideEnded,
             envelope = inbox.next(), if aside.len() < actor.concurrency => Next::Message(envelope),
         };
         let handled = match next {
             Next::Stop | Next::Message(None) => break,
             Next::Failed(reason) => return Exit::Crashed(reason),
             Next::AsideEnded => continue,
+            Next::Check => {
+                checking.spawn(check(&actor));
+                continue;
+            }
             Next::Message(Some(envelope)) => handle(&mut actor, envelope, &inbox, &mut aside),
         };
         if let Err(crash) = handled.await {
@@ -59,6 +78,16 @@ async fn serve(mut actor: Native, mut inbox: Inbox, stop: CancellationToken) -> 
     while aside.join_next().await.is_some() {}
     actor.service.stop().await;
     Exit::Stopped
+}
+
+/// Asks the service whether it is well, and tells the router.
+fn check(actor: &Native) -> impl Future<Output = ()> + Send + 'static {
+    let (checked, patience) = (actor.service.check(), actor.health);
+    let (router, name) = (actor.router.clone(), actor.name.clone());
+    async move {
+        let health = timeout(patience, checked).await;
+        router.note_health(&name, health.unwrap_or_else(|_| Err("no answer in time".to_owned())));
+    }
 }
 
 /// Handles one message; `Err` when the handler panicked.

@@ -50,6 +50,8 @@ pub struct ActorSpec {
     /// How many answers of [`crate::Handled::Aside`] may be under way. Default 64.
     pub concurrency: NonZeroUsize,
     pub restarts: RestartPolicy,
+    /// How often a native actor's [`Service::check`] is asked. Default 15 s.
+    pub health: Duration,
 }
 
 impl ActorSpec {
@@ -61,6 +63,7 @@ impl ActorSpec {
             mailbox: MAILBOX,
             concurrency: CONCURRENCY,
             restarts: RestartPolicy::default(),
+            health: Duration::from_secs(15),
         }
     }
 }
@@ -121,9 +124,12 @@ impl Supervisor {
         spec: ActorSpec,
         mut make: impl FnMut() -> Result<S, String> + Send + 'static,
     ) -> Result<(), StartError> {
-        let concurrency = spec.concurrency.get();
+        let (concurrency, health) = (spec.concurrency.get(), spec.health);
+        let (router, name) = (self.router.clone(), spec.info.name.clone());
         let factory: Factory = Box::new(move || {
-            let native = Native { service: Box::new(make()?), concurrency };
+            let service = Box::new(make()?);
+            let (router, name) = (router.clone(), name.clone());
+            let native = Native { service, concurrency, router, name, health };
             Ok(Box::new(native))
         });
         self.start_incarnations(spec, factory)
