@@ -124,7 +124,7 @@ async fn a_program_that_is_not_there_is_told_at_once() {
 
 async fn plain(headers: HeaderMap, method: http::Method, uri: Uri, body: Bytes) -> Body {
     if uri.path() == "/app/stream" {
-        let pieces = ["one ", "two ", "three"].map(|piece| Ok::<_, std::io::Error>(piece));
+        let pieces = ["one ", "two ", "three"].map(Ok::<_, std::io::Error>);
         return Body::from_stream(stream::iter(pieces));
     }
     if uri.path() == "/app/binary" {

@@ -355,6 +355,32 @@ async fn timers_are_durable_and_tried_again() {
 }
 
 #[tokio::test]
+async fn too_many_timers_are_refused_and_change_nothing() {
+    let node = Node::with(Arc::new(MemoryStore::default()), ScriptLimits { timers: 3, ..limits() });
+    node.load(
+        r#"export default service("t", {
+            state: { n: 0 },
+            methods: {
+                set(ctx, { count }) {
+                    ctx.state.n += 1;
+                    for (let i = 0; i < count; i++) ctx.timers.set(`at:${i}`, { after: "1h" });
+                },
+                get: (ctx) => ctx.state.n,
+            },
+            timers: { at() {} },
+        });"#,
+    )
+    .await
+    .unwrap();
+    node.call("t", "set", json!({"count": 3})).await.unwrap();
+    let refused = node.call("t", "set", json!({"count": 4})).await.unwrap_err();
+    assert!(refused.message.contains("more than 3 timers"), "{refused}");
+    assert_eq!(node.call("t", "get", json!({})).await.unwrap(), 1);
+    node.call("t", "set", json!({"count": 3})).await.unwrap();
+    assert_eq!(node.call("t", "get", json!({})).await.unwrap(), 2);
+}
+
+#[tokio::test]
 async fn events_are_handled_in_order_and_once_across_restarts() {
     let store = Arc::new(MemoryStore::default());
     let script = r#"export default service("e", {

@@ -9,7 +9,6 @@ use super::{
     host::LogLevel,
     limits::Limit,
     operations::Outside,
-    state::StateError,
     vm::Thrown,
 };
 
@@ -24,7 +23,8 @@ pub(super) enum Failure {
     /// It waits for a promise that nothing will resolve.
     Stuck,
     Timers(String),
-    State(StateError),
+    /// Changes of earlier messages could not be stored.
+    State,
 }
 
 impl Failure {
@@ -37,7 +37,7 @@ impl Failure {
             Self::Gone => "its caller went away".to_owned(),
             Self::Stuck => STUCK.to_owned(),
             Self::Timers(reason) => format!("timers: {reason}"),
-            Self::State(error) => error.to_string(),
+            Self::State => "the state could not be kept".to_owned(),
         }
     }
 
@@ -83,7 +83,7 @@ impl Failure {
             Self::Limit(limit) => CallError::internal(format!("the script was stopped: {limit}")),
             Self::Stuck => CallError::internal(format!("the script {STUCK}")),
             Self::Timers(reason) => CallError::internal(format!("the script set {reason}")),
-            Self::State(_) => CallError::internal("the script's state could not be kept"),
+            Self::State => CallError::internal("the script's state could not be kept"),
         }
     }
 

@@ -78,6 +78,8 @@ pub(super) struct Machine {
     unsettled: FuturesOrdered<BoxFuture<'static, Settlement>>,
     outside: Outside,
     events: Deliveries,
+    /// Why this machine cannot go on; a new one starts from what is stored.
+    broken: Option<String>,
 }
 
 enum Next {
@@ -104,8 +106,18 @@ impl Machine {
             Outside { host: kit.host.clone(), service: name.clone(), held: Held::default() };
         let unsettled = FuturesOrdered::new();
         let events = Deliveries::new();
-        let mut machine =
-            Self { kit, name, source, vm, description, kept, unsettled, outside, events };
+        let mut machine = Self {
+            kit,
+            name,
+            source,
+            vm,
+            description,
+            kept,
+            unsettled,
+            outside,
+            events,
+            broken: None,
+        };
         machine.take_over(state).await?;
         Ok(machine)
     }
@@ -142,6 +154,9 @@ impl Machine {
             if let Err(error) = crashed {
                 return Exit::Crashed(error.to_string());
             }
+            if let Some(reason) = self.broken.take() {
+                return Exit::Crashed(reason);
+            }
         }
     }
 
@@ -152,6 +167,7 @@ impl Machine {
         stop: &CancellationToken,
     ) -> Option<Next> {
         let due = timers::first(&self.kept.timers).map(|(_, timer)| timer.due_ms);
+        let room = self.unsettled.len() < MAX_UNSETTLED;
         let due_timer = async {
             match due {
                 Some(due) => self.kit.host.sleep_until(due).await,
@@ -164,13 +180,11 @@ impl Machine {
                 Some(Next::Settled(settlement))
             }
             Some(reload) = reloads.recv() => Some(Next::Reload(reload)),
-            () = due_timer => Some(Next::Timer),
-            Some(delivery) = self.events.next(), if !self.events.is_empty() => {
+            () = due_timer, if room => Some(Next::Timer),
+            Some(delivery) = self.events.next(), if room && !self.events.is_empty() => {
                 Some(Next::Event(delivery))
             }
-            envelope = inbox.next(), if self.unsettled.len() < MAX_UNSETTLED => {
-                envelope.map(Next::Message)
-            }
+            envelope = inbox.next(), if room => envelope.map(Next::Message),
         }
     }
 
@@ -270,15 +284,14 @@ impl Machine {
             self.outside.release_all().await;
         }
         let spoilt = match &result {
-            // A chain of promises that ran out of memory breaks silently, and looks stuck.
-            Err(Failure::Limit(_) | Failure::Stuck) => true,
-            Err(Failure::Timeout | Failure::Gone | Failure::Timers(_)) => {
-                self.vm.abandon().is_err()
-            }
+            // A chain of promises that ran out of memory breaks silently, and looks stuck; timers
+            // are refused when the machine already holds the new state.
+            Err(Failure::Limit(_) | Failure::Stuck | Failure::Timers(_)) => true,
+            Err(Failure::Timeout | Failure::Gone) => self.vm.abandon().is_err(),
             _ => false,
         };
-        if spoilt {
-            self.rebuild()?;
+        if spoilt && let Err(error) = self.rebuild() {
+            self.broken = Some(error.to_string());
         }
         result
     }
@@ -303,7 +316,10 @@ impl Machine {
             let wanted = self.vm.wanted();
             if !wanted.is_empty() {
                 // Nothing leaves this machine that rests on changes which may still be lost.
-                self.settle_all().await.map_err(Failure::State)?;
+                if let Err(error) = self.settle_all().await {
+                    self.broken = Some(error.to_string());
+                    return Err(Failure::State);
+                }
             }
             for operation in wanted {
                 operations.push(self.outside.start(operation, job.caller, deadline));
@@ -429,6 +445,7 @@ impl Machine {
         let taken = self.take_over(state).await;
         if taken.is_err() {
             (self.vm, self.description, self.source) = old;
+            self.broken = None;
         }
         taken
     }
@@ -471,10 +488,8 @@ impl Machine {
     }
 
     /// A fresh machine with the state kept, after a limit stopped the old one.
-    fn rebuild(&mut self) -> Result<(), Failure> {
-        let (vm, ..) = build(&self.kit, &self.name, &self.source, &self.kept)
-            .map_err(|error| Failure::State(StateError::Storage(error.to_string())))?;
-        self.vm = vm;
+    fn rebuild(&mut self) -> Result<(), ScriptError> {
+        (self.vm, ..) = build(&self.kit, &self.name, &self.source, &self.kept)?;
         Ok(())
     }
 }
