@@ -19,8 +19,8 @@ use relay_proto::{
     lease::{LeaseLimits, LeaseRow},
 };
 use relay_store::{
-    Clock, CommitObserver, Committed, Order, SqliteOptions, SqliteStore, Store, StoreError,
-    WriteStats,
+    Clock, CommitObserver, Committed, Order, PostgresOptions, PostgresStore, SqliteOptions,
+    SqliteStore, Store, StoreError, WriteStats,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -142,8 +142,28 @@ async fn open_store(
             };
             Ok(Store::Sqlite(SqliteStore::open(options, clock.clone(), commits.clone()).await?))
         }
-        Backend::Postgres => Err(StartError::Setting("PostgreSQL is not built in".into())),
+        Backend::Postgres => {
+            let options = PostgresOptions {
+                url: database_url(config)?,
+                new_log_id: OsRng.next_u32(),
+                readers: POSTGRES_READERS,
+                lease_limits,
+            };
+            Ok(Store::Postgres(PostgresStore::open(options, clock.clone(), commits.clone()).await?))
+        }
     }
+}
+
+/// Connections beside the writer's: enough to hide the server's latency, few of its limit (100 by default).
+const POSTGRES_READERS: usize = 8;
+
+fn database_url(config: &Config) -> Result<String, StartError> {
+    let Some(file) = &config.store.database_url_file else {
+        return Err(StartError::Setting("'database_url_file' is not set in [store]".into()));
+    };
+    std::fs::read_to_string(file.path()).map_err(|error| {
+        StartError::Setting(format!("database_url_file {}: {error}", file.path().display()))
+    })
 }
 
 fn events_config(config: &Config) -> EventsConfig {

@@ -161,11 +161,8 @@ mod tests {
                 .into_iter()
                 .flat_map(|order: Vec<usize>| {
                     (0..4)
-                        .filter(move |i| !order.contains(i))
-                        .map({
-                            let order = order.clone();
-                            move |i| [order.clone(), vec![i]].concat()
-                        })
+                        .filter(|i| !order.contains(i))
+                        .map(|i| [order.clone(), vec![i]].concat())
                         .collect::<Vec<_>>()
                 })
                 .collect();

@@ -21,6 +21,9 @@ pub enum StoreError {
     TooNew { found: i64, known: i64 },
     #[error("another relay process uses this database")]
     InUse,
+    /// The database is set up so that what was acknowledged could be lost.
+    #[error("the database cannot be used: {0}")]
+    Unsafe(String),
     #[error("database: {0}")]
     Database(String),
 }

@@ -11,9 +11,12 @@ mod error;
 mod event;
 mod lease;
 mod plan;
+mod postgres;
+mod schema;
 mod sessions;
 mod sqlite;
 mod store;
+mod tags;
 mod writer;
 
 pub use access::{AccessTokenRow, TokenPurpose};
@@ -25,9 +28,11 @@ pub use event::{
     Appended, Committed, EventQuery, FoundEvent, NamespaceInfo, Order, Page, Retention, StoredEvent,
 };
 pub use lease::{HistoryQuery, HistoryRow};
+pub use postgres::{PostgresOptions, PostgresStore};
+pub use schema::{SCHEMA_VERSION, SchemaStatus};
 pub use sessions::{
     AuthTokenRow, Ending, NewSession, Opened, ProofFacts, Resumption, SessionLimits, SessionRow,
 };
-pub use sqlite::{SCHEMA_VERSION, SchemaStatus, SqliteOptions, SqliteStore};
+pub use sqlite::{SqliteOptions, SqliteStore};
 pub use store::Store;
 pub use writer::{CommitObserver, WriteStats};

@@ -27,11 +27,10 @@ use relay_proto::lease::LeaseLimits;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
-pub use migrate::{SCHEMA_VERSION, SchemaStatus};
-
 use crate::{
     clock::Clock,
     error::{Result, StoreError},
+    schema::SchemaStatus,
     writer::{CommitObserver, Writer, WriterHandle},
 };
 use readers::Readers;
@@ -66,7 +65,7 @@ struct Shared {
     wal: wal::Checkpointer,
     writer_thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Held while the process uses the database.
-    _lock: File,
+    lock: std::sync::Mutex<Option<File>>,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -100,12 +99,11 @@ impl SqliteStore {
             readers,
             wal,
             writer_thread: std::sync::Mutex::new(Some(writer_thread)),
-            _lock: lock,
+            lock: std::sync::Mutex::new(Some(lock)),
         };
         Ok(Self { shared: Arc::new(shared), writer })
     }
 
-    /// Names the log; part of every cursor.
     /// The schema of the database in `dir`, which is not changed; `None` where there is none.
     ///
     /// # Errors
@@ -119,6 +117,7 @@ impl SqliteStore {
         migrate::status(&Connection::open_with_flags(path, flags)?).map(Some)
     }
 
+    /// Names the log; part of every cursor.
     pub fn log_id(&self) -> u32 {
         self.shared.log_id
     }
@@ -154,6 +153,9 @@ impl SqliteStore {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         self.shared.wal.stop().await;
+        if let Ok(mut lock) = self.shared.lock.lock() {
+            lock.take();
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     error::Result,
     event::{Appended, EventQuery, FoundEvent, NamespaceInfo, Page, Retention},
     lease::{HistoryQuery, HistoryRow},
+    postgres::PostgresStore,
     sqlite::SqliteStore,
 };
 
@@ -17,6 +18,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub enum Store {
     Sqlite(SqliteStore),
+    Postgres(PostgresStore),
 }
 
 /// Calls the same method of whichever store it is.
@@ -24,6 +26,7 @@ macro_rules! each {
     ($self:ident, $store:ident => $call:expr) => {
         match $self {
             Self::Sqlite($store) => $call,
+            Self::Postgres($store) => $call,
         }
     };
 }

@@ -65,13 +65,18 @@ pub(crate) trait WriteBackend: 'static {
     /// Other domains' writes: run under a savepoint in the group's transaction, answered after the commit.
     type Domain: DomainWrite<Self>;
 
+    /// Whether the connection is gone, so that memory has to be read anew over another.
+    fn is_lost(&self) -> bool {
+        false
+    }
     async fn begin(&mut self) -> Result<()>;
     /// Which of the events are stored already, and the heads that they meet.
     async fn look_up(&mut self, next_seq: u64, events: &[Event]) -> Result<Batch>;
     async fn write_events(&mut self, batch: &Batch) -> Result<()>;
     async fn write_leases(&mut self, rows: &[LeaseRow]) -> Result<()>;
     async fn commit(&mut self) -> Result<()>;
-    async fn rollback(&mut self);
+    /// Undoes what the failed transaction did, if the connection is still good for it.
+    async fn rollback(&mut self, error: &StoreError);
     /// The lease table as it was last committed.
     async fn load_leases(&mut self, now: Now) -> Result<LeaseTable>;
     /// The `seq` that the next event gets.
@@ -262,11 +267,23 @@ impl<B: WriteBackend> Writer<B> {
             let stop = work.stop.take();
             self.transact(work).await;
             if let Some(done) = stop {
-                let _ = self.backend.checkpoint_leases(&self.leases).await;
+                if let Err(error) = self.checkpoint().await {
+                    tracing::warn!(%error, "the locks were not written down; the next start reads more history");
+                }
                 let _ = done.send(());
                 return;
             }
         }
+    }
+
+    /// Writes down the leases as they are, so that the next start is quick.
+    async fn checkpoint(&mut self) -> Result<()> {
+        if self.failed.is_some() || self.stale {
+            return Ok(());
+        }
+        self.backend.begin().await?;
+        self.backend.checkpoint_leases(&self.leases).await?;
+        self.backend.commit().await
     }
 
     /// Waits for the first job, or for a lease to fall due.
@@ -275,10 +292,14 @@ impl<B: WriteBackend> Writer<B> {
         if self.appends.is_empty() && self.urgent.is_empty() {
             self.backend.idle().await;
         }
-        let due = self
-            .leases
-            .next_deadline()
-            .map(|deadline| Duration::from_nanos(deadline.saturating_sub(self.clock.mono_ns())));
+        let due = if self.failed.is_some() {
+            None
+        } else if self.stale {
+            Some(RETRY)
+        } else {
+            let left = |deadline: u64| deadline.saturating_sub(self.clock.mono_ns());
+            self.leases.next_deadline().map(left).map(Duration::from_nanos)
+        };
         tokio::select! {
             biased;
             job = self.urgent.recv() => self.take(&mut work, job?),
@@ -340,7 +361,8 @@ impl<B: WriteBackend> Writer<B> {
     }
 
     async fn write(&mut self, work: &mut Work<B::Domain>, outcome: &mut Outcome) -> Result<()> {
-        if self.stale {
+        if self.stale || self.backend.is_lost() {
+            self.stale = true;
             self.reload().await?;
         }
         self.apply_leases(work, &mut outcome.applied);
@@ -438,7 +460,7 @@ impl<B: WriteBackend> Writer<B> {
 
     /// Nothing was stored: everybody of this transaction hears why, and memory goes back to what is on disk.
     async fn fail(&mut self, work: Work<B::Domain>, error: &StoreError) {
-        self.backend.rollback().await;
+        self.backend.rollback(error).await;
         for job in work.appends {
             (job.reply)(Err(error.clone()));
         }
@@ -452,7 +474,9 @@ impl<B: WriteBackend> Writer<B> {
         if self.failed.is_some() {
             return;
         }
-        tracing::error!(%error, "a transaction failed; nothing of it was stored");
+        if !self.stale {
+            tracing::error!(%error, "a transaction failed");
+        }
         // After a failed write to disk nobody knows what is on it: no more promises until a new start.
         if matches!(error, StoreError::Disk(_) | StoreError::Corrupt(_)) {
             self.failed = Some(error.clone());
@@ -467,6 +491,9 @@ impl<B: WriteBackend> Writer<B> {
         Ok(())
     }
 }
+
+/// While memory is not what is on disk, it is read anew this often although nobody asks.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// Journal rows after which the current leases are written down.
 const LEASE_CHECKPOINT_ROWS: usize = 20_000;

@@ -73,16 +73,3 @@ pub(super) fn find_author(conn: &Connection, key: &NodeId) -> Result<Option<i64>
         .query_row(params![key.as_bytes()], |row| row.get(0))
         .optional()?)
 }
-
-/// The number under which a tag is indexed.
-pub(crate) fn tag_hash(namespace: &Namespace, name: &str, value: &str) -> i64 {
-    let mut hasher = blake3::Hasher::new();
-    for part in [namespace.as_str(), name] {
-        hasher.update(&(part.len() as u32).to_le_bytes());
-        hasher.update(part.as_bytes());
-    }
-    hasher.update(value.as_bytes());
-    let mut first = [0; 8];
-    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-    i64::from_le_bytes(first)
-}

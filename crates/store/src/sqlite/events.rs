@@ -40,7 +40,13 @@ impl SqliteStore {
     }
 
     pub(crate) async fn page(&self, asked: EventQuery) -> Result<Page> {
-        self.read(move |conn| query::page(conn, &asked)).await
+        // What was committed before the question is seen by it, deleted or not.
+        let committed = self.committed_seq();
+        let mut page = self.read(move |conn| query::page(conn, &asked)).await?;
+        if page.next.is_none() {
+            page.through_seq = page.through_seq.max(committed);
+        }
+        Ok(page)
     }
 
     pub(crate) async fn count(&self, asked: EventQuery) -> Result<u64> {

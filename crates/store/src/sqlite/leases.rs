@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use relay_proto::{
     Namespace, NodeId,
-    lease::{LeaseAction, LeaseLimits, LeaseRow, LeaseTable, Now, Resource, Snapshot},
+    lease::{LeaseAction, LeaseLimits, LeaseRow, LeaseTable, Now, Snapshot},
 };
 use rusqlite::{Connection, Row, params};
 
@@ -12,12 +12,9 @@ use super::migrate::{meta, set_meta};
 use crate::{
     error::{Result, StoreError},
     lease::{HistoryQuery, HistoryRow},
+    schema::{LAST_TOKEN, LOCKS_THROUGH},
+    tags::lock_hash,
 };
-
-/// Up to this row of the history `locks` is complete.
-const THROUGH: &str = "locks_through";
-/// No token up to this one is given again, whatever the history says.
-const LAST_TOKEN: &str = "last_fencing_token";
 
 const COLUMNS: &str = "id, ns, resource, action, owner, previous_owner, fencing_token, lease_ms,
      request_id, meta, at_ns, lease_expires_at_ns, reason, broken_by";
@@ -51,7 +48,7 @@ pub(super) fn append(conn: &Connection, rows: &[LeaseRow]) -> Result<()> {
 
 /// Notes the last row of each resource, so that the next start begins after it.
 pub(super) fn checkpoint(conn: &Connection, table: &LeaseTable) -> Result<()> {
-    let through = meta(conn, THROUGH)?.unwrap_or(0);
+    let through = meta(conn, LOCKS_THROUGH)?.unwrap_or(0);
     let last: Option<i64> =
         conn.query_row("SELECT max(id) FROM lock_history", [], |row| row.get(0))?;
     conn.execute(
@@ -59,13 +56,13 @@ pub(super) fn checkpoint(conn: &Connection, table: &LeaseTable) -> Result<()> {
          SELECT lock, ns, resource, max(id) FROM lock_history WHERE id > ?1 GROUP BY ns, resource",
         [through],
     )?;
-    set_meta(conn, THROUGH, last.unwrap_or(through).max(through))?;
+    set_meta(conn, LOCKS_THROUGH, last.unwrap_or(through).max(through))?;
     set_meta(conn, LAST_TOKEN, table.last_token() as i64)
 }
 
 /// The table as it was last committed.
 pub(super) fn load(conn: &Connection, limits: &LeaseLimits, now: Now) -> Result<LeaseTable> {
-    let through = meta(conn, THROUGH)?.unwrap_or(0);
+    let through = meta(conn, LOCKS_THROUGH)?.unwrap_or(0);
     let last_token = meta(conn, LAST_TOKEN)?.unwrap_or(0) as u64;
     let mut states = Vec::new();
     let sql = format!(
@@ -134,7 +131,7 @@ pub(super) fn prune_history(
     before_wall_ns: u64,
     limit: usize,
 ) -> Result<usize> {
-    let through = meta(conn, THROUGH)?.unwrap_or(0);
+    let through = meta(conn, LOCKS_THROUGH)?.unwrap_or(0);
     Ok(conn.execute(
         "DELETE FROM lock_history WHERE id IN (
              SELECT id FROM lock_history WHERE id <= ?1 AND ns = ?2 AND at_ns < ?3
@@ -177,8 +174,4 @@ fn history_row(row: &Row<'_>) -> Result<HistoryRow> {
 
 fn damaged(what: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(format!("lock history: {what}"))
-}
-
-fn lock_hash(ns: &Namespace, resource: &Resource) -> i64 {
-    super::dictionary::tag_hash(ns, "lock", resource.as_str())
 }

@@ -6,10 +6,11 @@ use ahash::RandomState;
 use relay_proto::{Event, EventId, Namespace};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::dictionary::{Dictionary, tag_hash};
+use super::dictionary::Dictionary;
 use crate::{
     batch::{Batch, Coordinate, Head, NewRow},
     error::{Result, StoreError},
+    tags::tag_hashes,
 };
 
 /// The `seq` of an event that is stored already.
@@ -130,14 +131,6 @@ fn insert(conn: &Connection, names: &mut Dictionary, row: &NewRow) -> Result<()>
         ])?;
     }
     Ok(())
-}
-
-/// The numbers under which the tags of an event are indexed; the namespace has columns of its own.
-pub(crate) fn tag_hashes(event: &Event) -> impl Iterator<Item = i64> + '_ {
-    event.tags().iter().filter_map(move |tag| {
-        let (name, value) = (tag.name()?, tag.value()?);
-        (name != "ns").then(|| tag_hash(event.namespace(), name, value))
-    })
 }
 
 fn write_head(

@@ -5,7 +5,10 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteOptions;
-use crate::error::{Result, StoreError};
+use crate::{
+    error::{Result, StoreError},
+    schema::{SCHEMA_VERSION, SchemaStatus},
+};
 
 const STEPS: &[&str] = &[
     include_str!("../../migrations/sqlite/V1__events.sql"),
@@ -13,17 +16,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/sqlite/V3__sessions.sql"),
 ];
 
-/// The schema that this program writes.
-pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
-
-/// What a database holds and what this program knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SchemaStatus {
-    /// Version in the database, 0 if it is empty.
-    pub found: i64,
-    /// Version that this program writes.
-    pub known: i64,
-}
+const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);
 
 pub(super) fn status(conn: &Connection) -> Result<SchemaStatus> {
     let found = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;

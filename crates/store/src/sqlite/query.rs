@@ -6,11 +6,12 @@ use ahash::RandomState;
 use relay_proto::{Event, Filter, Namespace, NodeId, Position};
 use rusqlite::{Connection, params, params_from_iter, types::Value};
 
-use super::dictionary::{find_author, find_namespace, tag_hash};
+use super::dictionary::{find_author, find_namespace};
 use crate::{
     error::{Result, StoreError},
     event::{EventQuery, Order, Page, StoredEvent},
     plan::{Access, Part, Source, covered, plan},
+    tags::tag_hash,
 };
 
 /// A run whose entries are all wanted anyway is sorted by `seq` if it is at most this long;

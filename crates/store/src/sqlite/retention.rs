@@ -8,9 +8,8 @@ use super::{
     log,
     migrate::{meta, set_meta},
     query::head_seq,
-    writer::NEXT_SEQ_FLOOR,
 };
-use crate::{error::Result, event::Retention};
+use crate::{error::Result, event::Retention, schema::NEXT_SEQ_FLOOR};
 
 /// Deletes up to `limit` events that expired by `now_s`; returns how many.
 pub(super) fn sweep_expired(conn: &Connection, now_s: u64, limit: usize) -> Result<usize> {
@@ -19,7 +18,7 @@ pub(super) fn sweep_expired(conn: &Connection, now_s: u64, limit: usize) -> Resu
         "SELECT seq FROM events WHERE expires_at_s IS NOT NULL AND expires_at_s <= ?1 LIMIT ?2",
         &[now_s as i64, limit as i64],
     )?;
-    delete(conn, &seqs)?;
+    delete(conn, &seqs, Heads::Stay)?;
     Ok(seqs.len())
 }
 
@@ -61,7 +60,7 @@ pub(super) fn prune(
 
 /// Deletes, and notes that cursors before the last of them no longer tell the whole story.
 fn forget(conn: &Connection, ns: i64, seqs: &[i64]) -> Result<usize> {
-    delete(conn, seqs)?;
+    delete(conn, seqs, Heads::Go)?;
     if let Some(last) = seqs.iter().max() {
         conn.execute(
             "UPDATE namespaces SET pruned_through_seq = max(pruned_through_seq, ?2) WHERE n = ?1",
@@ -105,7 +104,7 @@ fn compact(conn: &Connection, ns: i64, keep: u64, limit: usize) -> Result<usize>
         }
     }
     drop(rows);
-    delete(conn, &gone)?;
+    delete(conn, &gone, Heads::Go)?;
     Ok(gone.len())
 }
 
@@ -134,7 +133,15 @@ fn seqs(conn: &Connection, sql: &str, values: &[i64]) -> Result<Vec<i64>> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn delete(conn: &Connection, seqs: &[i64]) -> Result<()> {
+/// Whether a coordinate forgets its latest version with the event. After expiry it does not: an older version
+/// that arrives late is as old as it was before the sweep.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heads {
+    Go,
+    Stay,
+}
+
+fn delete(conn: &Connection, seqs: &[i64], heads: Heads) -> Result<()> {
     if seqs.is_empty() {
         return Ok(());
     }
@@ -147,8 +154,10 @@ fn delete(conn: &Connection, seqs: &[i64]) -> Result<()> {
             .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
             .optional()?;
         let Some((ns, author, kind, bytes)) = found else { continue };
-        conn.prepare_cached("DELETE FROM heads WHERE author = ?1 AND kind = ?2 AND seq = ?3")?
-            .execute(params![author, kind, seq])?;
+        if heads == Heads::Go {
+            conn.prepare_cached("DELETE FROM heads WHERE author = ?1 AND kind = ?2 AND seq = ?3")?
+                .execute(params![author, kind, seq])?;
+        }
         conn.prepare_cached(
             "UPDATE namespaces SET events = events - 1, bytes = bytes - ?2 WHERE n = ?1",
         )?

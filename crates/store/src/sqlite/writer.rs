@@ -13,6 +13,7 @@ use super::{dictionary::Dictionary, leases, log, migrate, query, wal};
 use crate::{
     batch::Batch,
     error::{Result, StoreError},
+    schema::NEXT_SEQ_FLOOR,
     writer::{DomainWrite, WriteBackend},
 };
 
@@ -65,7 +66,7 @@ impl WriteBackend for SqliteWriter {
         Ok(())
     }
 
-    async fn rollback(&mut self) {
+    async fn rollback(&mut self, _: &StoreError) {
         if !self.conn.is_autocommit()
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
         {
@@ -87,9 +88,6 @@ impl WriteBackend for SqliteWriter {
         leases::checkpoint(&self.conn, table)
     }
 }
-
-/// `seq` is never used twice, also when the newest events have been deleted: whoever deletes raises this.
-pub(super) const NEXT_SEQ_FLOOR: &str = "next_seq_floor";
 
 /// A write of another domain: statements now, the answer after the commit.
 pub(super) struct Write(Box<dyn Job>);

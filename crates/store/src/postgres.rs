@@ -1,0 +1,170 @@
+//! The store on a PostgreSQL server, for more than one machine or where the operator wants it.
+//!
+//! One session writes (see [`crate::writer`]) on a thread of its own; a pool reads, deletes by policy, and serves
+//! the writes of other domains. Exactly one process is the writer of a database: its session holds an advisory
+//! lock, and each transaction holds the row of its epoch.
+
+mod access;
+mod connect;
+mod events;
+mod leases;
+mod log;
+mod migrate;
+mod names;
+mod pipeline;
+mod query;
+mod retention;
+mod sessions;
+mod sql;
+mod writer;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use relay_proto::lease::LeaseLimits;
+use tokio::sync::oneshot;
+use tokio_postgres::{Config, NoTls};
+
+use crate::{
+    clock::Clock,
+    error::{Result, StoreError},
+    writer::{CommitObserver, Writer, WriterHandle},
+};
+use names::ReadNames;
+use writer::{NoDomain, PostgresWriter};
+
+/// How long a read waits for a free connection.
+const POOL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How the store is opened.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// `postgresql://user:password@host/database`. Never shown.
+    pub url: String,
+    /// Names the log if the database is new; random, so that cursors of another relay are known as such.
+    pub new_log_id: u32,
+    /// Connections beside the writer's, at least 1.
+    pub readers: usize,
+    /// Bounds of the lock table.
+    pub lease_limits: LeaseLimits,
+}
+
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresOptions").field("readers", &self.readers).finish_non_exhaustive()
+    }
+}
+
+/// The store on PostgreSQL. Cloning shares it.
+#[derive(Clone)]
+pub struct PostgresStore {
+    shared: Arc<Shared>,
+    writer: WriterHandle<NoDomain>,
+}
+
+struct Shared {
+    log_id: u32,
+    pool: Pool,
+    names: ReadNames,
+    writer_thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("log_id", &self.shared.log_id).finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Connects, becomes the writer, migrates the database, and starts.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] where another process is the writer, [`StoreError::TooNew`], [`StoreError::Unsafe`],
+    /// [`StoreError::Lost`] where no connection comes up.
+    pub async fn open(
+        options: PostgresOptions,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn CommitObserver>,
+    ) -> Result<Self> {
+        let config = connect::parse(&options.url)?;
+        let (writer_thread, writer, log_id) =
+            start_writer(config.clone(), &options, clock, observer).await?;
+        let shared = Shared {
+            log_id,
+            pool: pool(config, options.readers)?,
+            names: ReadNames::default(),
+            writer_thread: std::sync::Mutex::new(Some(writer_thread)),
+        };
+        Ok(Self { shared: Arc::new(shared), writer })
+    }
+
+    /// Names the log; part of every cursor.
+    pub fn log_id(&self) -> u32 {
+        self.shared.log_id
+    }
+
+    /// A connection for reading, or for a transaction of another domain.
+    pub(crate) async fn client(&self) -> Result<Object> {
+        Ok(self.shared.pool.get().await?)
+    }
+
+    /// Writes what waits and closes. Calls after it answer [`StoreError::Closed`].
+    pub async fn close(&self) {
+        self.writer.stop().await;
+        let thread = self.shared.writer_thread.lock().map(|mut held| held.take());
+        if let Ok(Some(thread)) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        self.shared.pool.close();
+    }
+}
+
+fn pool(config: Config, readers: usize) -> Result<Pool> {
+    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    Pool::builder(Manager::from_config(config, NoTls, recycling))
+        .max_size(readers.max(1))
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(POOL_PATIENCE))
+        .create_timeout(Some(POOL_PATIENCE))
+        .build()
+        .map_err(|error| StoreError::Database(error.to_string()))
+}
+
+type Started = (std::thread::JoinHandle<()>, WriterHandle<NoDomain>, u32);
+
+async fn start_writer(
+    config: Config,
+    options: &PostgresOptions,
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn CommitObserver>,
+) -> Result<Started> {
+    let (new_log_id, limits) = (options.new_log_id, options.lease_limits.clone());
+    let (opened, ready) = oneshot::channel::<Result<(WriterHandle<NoDomain>, u32)>>();
+    let failed = |error: std::io::Error| StoreError::Database(error.to_string());
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let thread = std::thread::Builder::new()
+        .name("store-writer".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                let start = async {
+                    let backend = PostgresWriter::open(config, new_log_id, limits).await?;
+                    let log_id = backend.log_id().await?;
+                    let (writer, handle) = Writer::open(backend, clock, observer).await?;
+                    Ok((writer, handle, log_id))
+                };
+                match start.await {
+                    Ok((writer, handle, log_id)) => {
+                        let _ = opened.send(Ok((handle, log_id)));
+                        writer.run().await;
+                    }
+                    Err(error) => {
+                        let _ = opened.send(Err(error));
+                    }
+                }
+            });
+        })
+        .map_err(failed)?;
+    let (handle, log_id) = ready.await.map_err(|_| StoreError::Closed)??;
+    Ok((thread, handle, log_id))
+}

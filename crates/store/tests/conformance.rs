@@ -1,0 +1,64 @@
+//! What every store must do, run on each of them: `sqlite::*` and `postgres::*` are the same tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is the report of a test")]
+
+#[path = "conformance/keys.rs"]
+mod keys;
+#[path = "conformance/place.rs"]
+mod place;
+
+#[path = "conformance/events.rs"]
+mod events;
+#[path = "conformance/leases.rs"]
+mod leases;
+#[path = "conformance/query.rs"]
+mod query;
+#[path = "conformance/restart.rs"]
+mod restart;
+#[path = "conformance/retention.rs"]
+mod retention;
+
+/// Makes one test for each store out of each function.
+macro_rules! on_each_store {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$module::$name(super::place::Place::sqlite()).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$module::$name(super::place::Place::postgres()).await;
+            })*
+        }
+    };
+}
+
+on_each_store![
+    events::events_are_numbered_and_found,
+    events::a_repeat_is_answered_with_the_first_seq,
+    events::the_latest_does_not_depend_on_arrival,
+    events::an_old_version_in_a_later_batch_stays_old,
+    events::writers_at_once_share_one_order,
+    events::odd_text_is_kept,
+    events::a_thread_without_a_runtime_can_write,
+    query::answers_are_those_of_a_plain_list,
+    query::long_runs_are_read_in_every_order,
+    retention::expired_events_go,
+    retention::old_events_go_and_the_cursor_knows,
+    retention::the_oldest_bytes_go,
+    retention::old_versions_go_and_the_latest_stays,
+    retention::a_seq_is_never_used_twice,
+    leases::grants_are_kept_and_tokens_grow,
+    leases::a_held_lock_survives_a_restart,
+    leases::a_waiter_gets_the_lock,
+    leases::a_fence_is_judged_at_its_place_in_the_order,
+    leases::tokens_grow_after_history_is_deleted,
+    leases::history_is_read_in_pages,
+    leases::a_told_expiry_is_durable,
+    restart::what_was_acknowledged_survives_without_a_close,
+    restart::a_second_process_is_refused,
+    restart::a_newer_schema_is_refused,
+    restart::a_closed_store_says_so,
+];

@@ -1,0 +1,10 @@
+//! What tests share: a PostgreSQL of their own. For `[dev-dependencies]` only.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "only tests use it; a panic is the report"
+)]
+
+mod postgres;
+
+pub use postgres::{Database, Postgres};
