@@ -19,6 +19,7 @@ pub fn store_problem(error: &StoreError) -> Problem {
         | StoreError::Corrupt(_)
         | StoreError::Database(_)
         | StoreError::TooNew { .. }
+        | StoreError::Unsafe(_)
         | StoreError::InUse => {
             tracing::error!(%error, "the store failed");
             Problem::new(Code::InternalError, "the relay could not store or read this")

@@ -98,6 +98,16 @@ impl PostgresStore {
         Ok(Self { shared: Arc::new(shared), writer })
     }
 
+    /// Makes every later fencing token greater than any given before, also by what a restored backup has
+    /// forgotten. For a database that no relay uses. Returns the new floor.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and where no tokens are left.
+    pub async fn raise_tokens(url: &str) -> Result<u64> {
+        let config = connect::parse(url)?;
+        PostgresWriter::open(config, 0, LeaseLimits::default()).await?.raise_tokens().await
+    }
+
     /// Names the log; part of every cursor.
     pub fn log_id(&self) -> u32 {
         self.shared.log_id
@@ -156,7 +166,7 @@ async fn start_writer(
                 match start.await {
                     Ok((writer, handle, log_id)) => {
                         let _ = opened.send(Ok((handle, log_id)));
-                        writer.run().await;
+                        Box::pin(writer.run()).await;
                     }
                     Err(error) => {
                         let _ = opened.send(Err(error));

@@ -117,6 +117,20 @@ impl SqliteStore {
         migrate::status(&Connection::open_with_flags(path, flags)?).map(Some)
     }
 
+    /// Makes every later fencing token greater than any given before, also by what a restored backup has
+    /// forgotten. For a database that no relay uses. Returns the new floor.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and where no tokens are left.
+    pub fn raise_tokens(dir: &Path) -> Result<u64> {
+        let _lock = lock_dir(dir)?;
+        let path = dir.join("relay.db");
+        if !path.exists() {
+            return Err(StoreError::Database(format!("{} is not there", path.display())));
+        }
+        leases::raise_tokens(&open_connection(&path, Role::Writer)?)
+    }
+
     /// Names the log; part of every cursor.
     pub fn log_id(&self) -> u32 {
         self.shared.log_id

@@ -16,6 +16,8 @@ mod query;
 mod restart;
 #[path = "conformance/retention.rs"]
 mod retention;
+#[path = "conformance/sessions.rs"]
+mod sessions;
 
 /// Makes one test for each store out of each function.
 macro_rules! on_each_store {
@@ -57,8 +59,17 @@ on_each_store![
     leases::tokens_grow_after_history_is_deleted,
     leases::history_is_read_in_pages,
     leases::a_told_expiry_is_durable,
+    leases::tokens_are_raised_for_a_restored_store,
     restart::what_was_acknowledged_survives_without_a_close,
     restart::a_second_process_is_refused,
     restart::a_newer_schema_is_refused,
     restart::a_closed_store_says_so,
+    sessions::proofs_start_sessions_until_they_are_revoked,
+    sessions::a_resume_token_is_good_once,
+    sessions::the_oldest_sessions_make_room,
+    sessions::a_device_keeps_its_credential,
+    sessions::what_expired_is_swept,
+    sessions::operators_tokens_are_counted,
+    sessions::the_audit_log_is_read_backwards,
+    sessions::a_revocation_beats_sessions_that_start_beside_it,
 ];

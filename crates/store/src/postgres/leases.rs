@@ -6,7 +6,7 @@ use relay_proto::{
     Namespace, NodeId,
     lease::{LeaseAction, LeaseLimits, LeaseRow, LeaseTable, Now, Snapshot},
 };
-use tokio_postgres::{Client, GenericClient, Row, Statement};
+use tokio_postgres::{Client, GenericClient, Row, Statement, types::ToSql};
 
 use super::{
     migrate::{meta, raise_meta},
@@ -70,8 +70,11 @@ impl Statements {
 }
 
 pub(super) fn append(statements: &Statements, rows: &[LeaseRow]) -> Queued {
-    fn list<T: 'static>(rows: &[LeaseRow], of: impl Fn(&LeaseRow) -> T) -> Box<Vec<T>> {
-        Box::new(rows.iter().map(of).collect())
+    fn list<T: ToSql + Sync + 'static>(
+        rows: &[LeaseRow],
+        of: impl Fn(&LeaseRow) -> T,
+    ) -> Box<dyn ToSql + Sync> {
+        Box::new(rows.iter().map(of).collect::<Vec<T>>())
     }
     let key = |key: &NodeId| key.as_bytes().to_vec();
     let text = |text: &Arc<str>| text.as_bytes().to_vec();

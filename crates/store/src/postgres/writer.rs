@@ -99,6 +99,10 @@ impl PostgresWriter {
         migrate::log_id(self.client()?).await
     }
 
+    pub async fn raise_tokens(&self) -> Result<u64> {
+        leases::raise_tokens(self.client()?).await
+    }
+
     async fn become_writer(&mut self) -> Result<Lead> {
         let mut session = Session::open(&self.config).await?;
         check(&self.config, &session).await?;

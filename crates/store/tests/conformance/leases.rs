@@ -234,6 +234,19 @@ pub async fn tokens_grow_after_history_is_deleted(place: Place) {
     store.close().await;
 }
 
+pub async fn tokens_are_raised_for_a_restored_store(place: Place) {
+    let store = place.open().await;
+    let before = grant(&store, acquire("a", author(1), 0)).await;
+    store.close().await;
+    let floor = place.raise_tokens().await;
+    assert_eq!(floor, 1 << 40, "a new epoch");
+    assert_eq!(place.raise_tokens().await, 2 << 40);
+    let store = place.open().await;
+    assert_eq!(inspect(&store, "a").await.token, before.token, "the holder keeps its grant");
+    assert_eq!(grant(&store, acquire("b", author(1), 0)).await.token, (2 << 40) + 1);
+    store.close().await;
+}
+
 fn plain(resource: &str) -> Acquire {
     match acquire(resource, author(1), 0) {
         LeaseOp::Acquire(acquire) => acquire,

@@ -33,6 +33,13 @@ impl Place {
         self.open_with(Arc::new(SystemClock), Arc::default()).await.unwrap()
     }
 
+    pub async fn raise_tokens(&self) -> u64 {
+        match self {
+            Self::Sqlite(dir) => SqliteStore::raise_tokens(dir.path()).unwrap(),
+            Self::Postgres(database) => PostgresStore::raise_tokens(&database.url()).await.unwrap(),
+        }
+    }
+
     pub async fn open_with(&self, clock: Arc<dyn Clock>, heard: Arc<Heard>) -> Result<Store> {
         let lease_limits = LeaseLimits { min_lease_ms: 1, ..LeaseLimits::default() };
         match self {

@@ -103,13 +103,13 @@ fn random_event(dice: &mut Dice, number: u64) -> Event {
         tag("ns", name);
     }
     if kind >= 30_000 {
-        tag("d", *dice.pick(&["1", "2"]));
+        tag("d", dice.pick(&["1", "2"]));
     }
     for _ in 0..dice.roll(3) {
-        tag("t", *dice.pick(&["x", "y", "z"]));
+        tag("t", dice.pick(&["x", "y", "z"]));
     }
     if dice.one_in(2) {
-        tag("u", *dice.pick(&["p", "q", ""]));
+        tag("u", dice.pick(&["p", "q", ""]));
     }
     if dice.one_in(6) {
         tag("expiration", &(NOW_S - 1 + dice.roll(3)).to_string());
@@ -189,10 +189,10 @@ async fn read(store: &Store, mut query: EventQuery) -> Vec<u64> {
 pub async fn answers_are_those_of_a_plain_list(place: Place) {
     let store = place.open().await;
     let mut model = Model::default();
-    for seed in 1..=3_u64 {
+    for seed in 1..=2_u64 {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut number = seed * 1_000;
-        for _ in 0..12 {
+        for _ in 0..10 {
             let batch: Vec<Event> = (0..1 + dice.roll(12))
                 .map(|_| {
                     number += 1;
@@ -205,7 +205,7 @@ pub async fn answers_are_those_of_a_plain_list(place: Place) {
                 other => panic!("{other:?}"),
             };
             model.extend(answers.into_iter().map(seq).zip(batch));
-            for _ in 0..12 {
+            for _ in 0..10 {
                 let query = random_query(&mut dice, &model);
                 let expected = model.answer(&query);
                 let found = read(&store, query.clone()).await;
@@ -227,7 +227,7 @@ pub async fn answers_are_those_of_a_plain_list(place: Place) {
 const LONG: u64 = 21_000;
 
 fn unsigned(number: u64) -> Event {
-    let kind = if number % 500 == 0 { 2 } else { 1 };
+    let kind = if number.is_multiple_of(500) { 2 } else { 1 };
     let at = (number * 7_919) % 25_013;
     let id = blake3::hash(&number.to_le_bytes()).to_hex();
     let tags = format!(r#"[["t","{}"]]"#, number % 2);
@@ -253,13 +253,7 @@ pub async fn long_runs_are_read_in_every_order(place: Place) {
         |value: &str| Filter { tags: vec![("t".into(), vec![value.into()])], ..Filter::default() };
     let kinds = |kinds: &[u16]| Filter { kinds: kinds.to_vec(), ..Filter::default() };
     let by = Filter { authors: vec![author(1)], kinds: vec![1], ..Filter::default() };
-    let dense = vec![
-        vec![],
-        vec![kinds(&[1])],
-        vec![kinds(&[1]), tag("1")],
-        vec![kinds(&[2])],
-        vec![by, tag("0")],
-    ];
+    let dense = [vec![], vec![kinds(&[1]), tag("1")], vec![kinds(&[2])], vec![by, tag("0")]];
     for filters in dense {
         for order in [Order::Seq, Order::SeqDescending, Order::Time, Order::TimeDescending] {
             let query =
