@@ -40,6 +40,17 @@ impl PostgresStore {
         Ok(())
     }
 
+    pub(crate) async fn find_access_token(
+        &self,
+        token: TokenHash,
+    ) -> Result<Option<AccessTokenRow>> {
+        let sql = format!("SELECT {COLUMNS} FROM access_tokens WHERE token = $1");
+        let client = self.client().await?;
+        let statement = client.prepare_cached(&sql).await?;
+        let found = client.query_opt(&statement, &[&&token.as_bytes()[..]]).await?;
+        found.as_ref().map(token_row).transpose()
+    }
+
     pub(crate) async fn use_access_token(
         &self,
         token: TokenHash,

@@ -103,13 +103,13 @@ fn random_event(dice: &mut Dice, number: u64) -> Event {
         tag("ns", name);
     }
     if kind >= 30_000 {
-        tag("d", dice.pick(&["1", "2"]));
+        tag("d", dice.pick::<&str>(&["1", "2"]));
     }
     for _ in 0..dice.roll(3) {
-        tag("t", dice.pick(&["x", "y", "z"]));
+        tag("t", dice.pick::<&str>(&["x", "y", "z"]));
     }
     if dice.one_in(2) {
-        tag("u", dice.pick(&["p", "q", ""]));
+        tag("u", dice.pick::<&str>(&["p", "q", ""]));
     }
     if dice.one_in(6) {
         tag("expiration", &(NOW_S - 1 + dice.roll(3)).to_string());

@@ -200,6 +200,8 @@ pub async fn operators_tokens_are_counted(place: Place) {
     for row in [row(1, Some(2), None), row(2, None, Some(1_000))] {
         store.insert_access_token(row).await.unwrap();
     }
+    assert_eq!(store.find_access_token(hash(1)).await.unwrap(), Some(row(1, Some(2), None)));
+    assert_eq!(store.find_access_token(hash(9)).await.unwrap(), None);
     let uses = (0..6).map(|_| {
         let store = store.clone();
         async move { store.use_access_token(hash(1), 10).await.unwrap() }
