@@ -1,6 +1,7 @@
 //! Rate limits in bounded memory; time is handed in.
 //!
 //! - [`Buckets`]: token buckets, for what may come in bursts (events, frames)
+//! - [`Gauges`]: how many there are at a time (connections)
 //! - [`Windows`]: fixed windows that begin with the first counted request (`gateway.md` 12)
 //!
 //! Keys that have been idle are dropped, which changes no answer; when a table is full of busy
@@ -8,10 +9,12 @@
 //! a crowd may do together is for the limits above them (tenant, address) to bound.
 
 mod bucket;
+mod gauge;
 mod table;
 mod window;
 
 pub use bucket::{Buckets, Rate};
+pub use gauge::{Gauges, Permit};
 pub use window::Windows;
 
 /// Refused; room is expected after this many milliseconds.

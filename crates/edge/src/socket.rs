@@ -14,6 +14,7 @@ use axum::{
     extract::{Request, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
     response::{IntoResponse, Response},
 };
+use http::{HeaderMap, header};
 use relay_node::Node;
 use relay_proto::Problem;
 
@@ -40,9 +41,13 @@ pub(crate) async fn upgrade(
         Ok(upgrade) => upgrade,
         Err(rejection) => return Ok(not_a_socket(&rejection)),
     };
+    check_origin(&node.config.chat.cors_origins, &parts.headers)?;
     let caller = auth::caller(&node, &parts, &[]).await?;
+    let address = auth::client_address(&node, &parts);
+    let session = caller.session().ok().map(|session| &**session);
     let client = Client {
-        address: auth::client_address(&node, &parts),
+        place: node.connections.enter(&node.config.chat, address, session)?,
+        address,
         label: sessions::label_of(&parts.headers),
         caller,
     };
@@ -59,6 +64,16 @@ pub(crate) async fn upgrade(
             drop(token);
         });
     Ok(response)
+}
+
+/// Browsers say where a page is from; pages of origins that are not listed get no socket.
+fn check_origin(listed: &[String], headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    if listed.is_empty() || listed.iter().any(|known| origin == known.as_str()) {
+        Ok(())
+    } else {
+        Err(Problem::forbidden("the origin of this page is not listed"))
+    }
 }
 
 /// When a client should come back to a relay that stops: spread over the time of the drain.

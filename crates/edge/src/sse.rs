@@ -12,12 +12,12 @@ use std::{
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use relay_core::{fanout::Item, policy::Op};
-use relay_node::{Node, Reader};
+use relay_node::{Node, Place, Reader};
 use relay_proto::{Code, Namespace, Position, Problem, frame::encode, lease::Resource};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    auth,
+    auth::{self, Caller},
     held::{self, Held},
     params::Params,
     reply::Reply,
@@ -55,7 +55,8 @@ pub(crate) async fn events(State(node): State<Arc<Node>>, request: Request) -> R
         history: params.switch("history")?,
     };
     let (reader, held) = (node.reader(caller.principal), Held::of(&node, &caller));
-    open(node, Asked::Events(reader, asked), held).await
+    let place = place(&node, &parts, &caller)?;
+    open(node, Asked::Events(reader, asked), held, place).await
 }
 
 /// `GET /v1/lock-watch?ns=&resource=`: the present state of the lock, if one is named, then its changes.
@@ -67,7 +68,13 @@ pub(crate) async fn lock_watch(State(node): State<Arc<Node>>, request: Request) 
     node.check(&caller.principal, &ns, Op::Read)?;
     let resource = params.parsed("resource")?;
     let (reader, held) = (node.reader(caller.principal), Held::of(&node, &caller));
-    open(node, Asked::Lock { reader, ns, resource }, held).await
+    let place = place(&node, &parts, &caller)?;
+    open(node, Asked::Lock { reader, ns, resource }, held, place).await
+}
+
+fn place(node: &Node, parts: &Parts, caller: &Caller) -> Result<Place, Problem> {
+    let session = caller.session().ok().map(|session| &**session);
+    node.connections.enter(&node.config.chat, auth::client_address(node, parts), session)
 }
 
 /// Where to go on: what the browser remembers counts more than the URL that it was given at first.
@@ -81,7 +88,7 @@ fn resume(headers: &HeaderMap, params: &Params) -> Option<String> {
 
 /// Subscribes and begins the answer. All of it happens in a task of its own, so that whoever goes away in
 /// the middle leaves nothing behind.
-async fn open(node: Arc<Node>, asked: Asked, held: Held) -> Reply {
+async fn open(node: Arc<Node>, asked: Asked, held: Held, place: Place) -> Reply {
     let (tell, told) = oneshot::channel();
     let (out, body) = mpsc::channel(CHUNKS);
     node.tasks.spawn(Box::pin({
@@ -103,6 +110,7 @@ async fn open(node: Arc<Node>, asked: Asked, held: Held) -> Reply {
                 subscriptions = stream.run().await;
             }
             subscriptions.leave_all().await;
+            drop(place);
         }
     }));
     told.await.map_err(|_| Problem::new(Code::HomeUnreachable, "the relay is stopping"))??;

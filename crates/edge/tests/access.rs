@@ -314,6 +314,68 @@ async fn doors_without_a_proof_are_limited() {
 }
 
 #[tokio::test]
+async fn connections_of_a_device_are_limited_and_their_places_come_back() {
+    let house = House::open("[chat]\nconns_per_device = 1\n").await;
+    let session = start(&house, 1, "d").await;
+    let (name, value) = bearer(&session);
+    let first = house.socket(&[(name, value.clone())]).await;
+    assert!(house.try_socket(&[(name, value.clone())]).await.is_err());
+    let stream = house.raw("GET", "/v1/events/stream", &[(name, &value)], "").await;
+    assert_eq!(stream.code(), "limit_exceeded", "streams count as well");
+
+    let mut second = house.socket(&[]).await;
+    let body = json!({ "auth_token": proof(&house, 1, "d").await, "device_id": "d" });
+    second.send(&json!({ "v": 1, "t": "session.start", "body": body }).to_string()).await;
+    assert_eq!(second.next().await["body"]["code"], "limit_exceeded");
+    assert_eq!(second.close_code().await, 1008);
+    let list = get_as(&house, &session, "/v1/session/list").await.json();
+    assert_eq!(list["sessions"].as_array().unwrap().len(), 1, "no session is left behind");
+
+    let other = start(&house, 1, "e").await;
+    house.socket(&[bearer(&other)]).await;
+    drop(first);
+    let patience = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    while house.try_socket(&[(name, value.clone())]).await.is_err() {
+        assert!(tokio::time::Instant::now() < patience, "the place never comes back");
+    }
+    house.close().await;
+}
+
+#[tokio::test]
+async fn above_a_rate_a_socket_is_slowed_and_http_refused() {
+    let house = House::open("[quota]\nkey_events_per_sec = 20\nkey_burst = 1\n").await;
+    let event = |nonce: u64| {
+        let draft = Draft { kind: 1, created_at_ns: nonce, ..Draft::default() };
+        String::from_utf8(draft.sign(&key(1)).unwrap().json().to_vec()).unwrap()
+    };
+    let mut socket = house.socket(&[]).await;
+    for nonce in 1..=4 {
+        let event = event(nonce);
+        let frame =
+            format!(r#"{{"v":1,"t":"event.publish","id":"{nonce}","body":{{"event":{event}}}}}"#);
+        socket.send(&frame).await;
+    }
+    for _ in 1..=4 {
+        let answer = socket.next().await;
+        assert_eq!(answer["t"], "event.ok", "{answer}");
+    }
+    let batch = format!("[{},{}]", event(5), event(6));
+    let answer = house.raw("POST", "/v1/events", &[], &batch).await.json();
+    assert_eq!(answer["results"][1]["code"], "rate_limited", "{answer}");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn pages_of_unlisted_origins_get_no_socket() {
+    let house = House::open("[chat]\ncors_origins = [\"https://app.example\"]\n").await;
+    let from = |origin: &str| vec![("origin", origin.to_owned())];
+    assert_eq!(house.try_socket(&from("https://evil.example")).await.err(), Some(403));
+    assert!(house.try_socket(&from("https://app.example")).await.is_ok());
+    assert!(house.try_socket(&[]).await.is_ok());
+    house.close().await;
+}
+
+#[tokio::test]
 async fn an_operator_hands_out_tokens_and_takes_them_back() {
     let house = House::open("").await;
     let operator = house.operator();

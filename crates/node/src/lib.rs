@@ -3,6 +3,7 @@
 //! [`Node::start`] builds everything below the doors from a [`config::Config`]; `relay-edge` puts doors before it.
 
 pub mod config;
+mod connections;
 mod gate;
 mod identity;
 mod maintenance;
@@ -11,6 +12,7 @@ mod node;
 mod settings;
 mod start;
 
+pub use connections::{Connections, Place};
 pub use gate::Reader;
 pub use identity::{Identity, IdentityError};
 pub use node::Node;

@@ -20,7 +20,9 @@ use relay_proto::{EventLimits, Namespace, Problem};
 use relay_store::{Clock, Store};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, gate::Reader, identity::Identity, metrics::Metrics};
+use crate::{
+    config::Config, connections::Connections, gate::Reader, identity::Identity, metrics::Metrics,
+};
 
 /// A running relay without its doors.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub struct Node {
     pub quotas: Arc<Quotas>,
     pub sessions: Arc<Sessions>,
     pub audit: Arc<Audit>,
+    pub connections: Connections,
     pub metrics: Arc<Metrics>,
     pub event_limits: EventLimits,
     /// Unix nanoseconds.

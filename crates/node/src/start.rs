@@ -26,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Backend, Config},
+    connections::Connections,
     gate::{Everything, PolicyGate},
     identity::{Identity, IdentityError},
     maintenance,
@@ -111,6 +112,7 @@ impl Node {
             quotas,
             sessions,
             audit,
+            connections: Connections::default(),
             metrics,
         });
         let (sessions, stop) = (node.sessions.clone(), node.stop.clone());

@@ -132,6 +132,13 @@ impl Quotas {
         config.tenants.get(tenant).unwrap_or(&config.default).clone()
     }
 
+    /// Whether anything is limited by the second.
+    pub fn has_rates(&self) -> bool {
+        let config = self.config.load();
+        let limited = |limits: &QuotaLimits| limits.events_per_sec.is_some();
+        config.per_key.is_some() || limited(&config.default) || config.tenants.values().any(limited)
+    }
+
     /// Charges `events` of `bytes` in all, by one author, before they are stored.
     ///
     /// # Errors

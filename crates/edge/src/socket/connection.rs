@@ -9,7 +9,7 @@ use std::{
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use relay_core::{policy::Principal, sessions::Over};
-use relay_node::Node;
+use relay_node::{Node, Place};
 use relay_proto::{Code, Problem, auth::ClientLabel, frame, frame::Frame};
 use tokio::time::Instant;
 
@@ -45,6 +45,8 @@ pub(super) struct Connection {
     pub address: IpAddr,
     /// What the client's sessions are called, unless it says otherwise.
     pub label: ClientLabel,
+    /// What the connection counts as.
+    pub place: Place,
     pub subscriptions: Subscriptions,
     socket: WebSocket,
     publishes: Publishes,
@@ -58,6 +60,7 @@ pub(super) struct Client {
     pub caller: Caller,
     pub address: IpAddr,
     pub label: ClientLabel,
+    pub place: Place,
 }
 
 /// Why a connection ends.
@@ -82,7 +85,7 @@ enum Wake {
 impl Connection {
     pub fn new(node: Arc<Node>, socket: WebSocket, client: Client) -> Self {
         node.metrics.connections.fetch_add(1, Ordering::Relaxed);
-        let Client { caller, address, label } = client;
+        let Client { caller, address, label, place } = client;
         Self {
             subscriptions: Subscriptions::new(node.clone()),
             held: Held::of(&node, &caller),
@@ -90,6 +93,7 @@ impl Connection {
             principal: caller.principal,
             address,
             label,
+            place,
             socket,
             publishes: Publishes::default(),
             requests: FuturesUnordered::new(),

@@ -1,12 +1,19 @@
 //! `event.publish`: frames that are here together go to verification together.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use relay_core::events::Published;
 use relay_node::Node;
 use relay_proto::{
-    Problem, RawEvent,
+    Code, Problem, RawEvent,
     event::parse_event,
     frame::{Frame, encode, encode_error},
 };
@@ -18,6 +25,9 @@ use crate::events::Receipt;
 /// Events of one connection that may be under way; beyond it the socket is not read.
 const MAX_IN_FLIGHT: usize = 1_024;
 
+/// Who would have to wait longer for a rate is told so instead.
+const LONGEST_WAIT_MS: u64 = 60_000;
+
 /// What one connection has published and not yet been told about.
 #[derive(Default)]
 pub(super) struct Publishes {
@@ -26,6 +36,8 @@ pub(super) struct Publishes {
     ids: Vec<Option<String>>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     in_flight: usize,
+    /// Something waits for a rate: the socket is not read meanwhile.
+    slowed: Arc<AtomicBool>,
 }
 
 /// The outcomes of one batch with the ids of their frames.
@@ -43,7 +55,7 @@ struct Body<'a> {
 impl Publishes {
     /// Whether more may be read.
     pub fn has_room(&self) -> bool {
-        self.in_flight + self.raws.len() < MAX_IN_FLIGHT
+        self.in_flight + self.raws.len() < MAX_IN_FLIGHT && !self.slowed.load(Ordering::Relaxed)
     }
 
     /// Takes one frame into the next batch.
@@ -63,9 +75,13 @@ impl Publishes {
         let raws = std::mem::take(&mut self.raws);
         let ids = std::mem::take(&mut self.ids);
         self.in_flight += raws.len();
-        let events = node.events.clone();
+        let (node, slowed) = (node.clone(), self.slowed.clone());
         self.jobs.push(Box::pin(async move {
-            let outcomes = events.publish(raws).await;
+            let outcomes = if node.quotas.has_rates() {
+                publish_at_rate(&node, raws, &slowed).await
+            } else {
+                node.events.publish(raws).await
+            };
             Done { ids, outcomes }
         }));
     }
@@ -85,4 +101,31 @@ impl Publishes {
             Err(problem) => encode_error(id.as_deref(), &problem),
         })
     }
+}
+
+/// On a socket, publishing above a rate is slowed by not reading, never refused.
+async fn publish_at_rate(
+    node: &Node,
+    raws: Vec<RawEvent>,
+    slowed: &AtomicBool,
+) -> Vec<Result<Published, Problem>> {
+    let mut outcomes = node.events.publish(raws.clone()).await;
+    for (outcome, raw) in outcomes.iter_mut().zip(raws) {
+        while let Some(wait) = wait_of(outcome) {
+            slowed.store(true, Ordering::Relaxed);
+            tokio::time::sleep(wait).await;
+            if let Some(next) = node.events.publish(vec![raw.clone()]).await.pop() {
+                *outcome = next;
+            }
+        }
+    }
+    slowed.store(false, Ordering::Relaxed);
+    outcomes
+}
+
+/// How long to wait before an event may pass, if only its rate was too high.
+fn wait_of(outcome: &Result<Published, Problem>) -> Option<Duration> {
+    let problem = outcome.as_ref().err().filter(|problem| problem.code == Code::RateLimited)?;
+    let wait_ms = problem.extra.get("retry_after_ms")?.as_u64()?;
+    (wait_ms <= LONGEST_WAIT_MS).then(|| Duration::from_millis(wait_ms.max(1)))
 }

@@ -16,6 +16,12 @@ pub(super) async fn start(on: &mut Connection, frame: &Frame<'_>) -> Result<Repl
     let asked = frame.body()?;
     on.node.sessions.count_address(on.address)?;
     let started = sessions::start(&on.node, asked, on.label.clone()).await;
+    if let Ok(started) = &started
+        && let Err(problem) = count(on, started)
+    {
+        on.node.sessions.logout(&started.session).await?;
+        return Ok(Reply::Last(encode_error(frame.id.as_deref(), &problem)));
+    }
     Ok(take(on, frame, started))
 }
 
@@ -23,7 +29,18 @@ pub(super) async fn resume(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
     let asked = frame.body()?;
     on.node.sessions.count_address(on.address)?;
     let started = sessions::resume(&on.node, asked).await;
+    if let Ok(started) = &started
+        && let Err(problem) = count(on, started)
+    {
+        // Its resume token is used up: to refuse now would cost the user the session.
+        tracing::debug!(%problem, "a resumed session goes on above the limit");
+    }
     Ok(take(on, frame, started))
+}
+
+/// Counts the socket as one of the session's user and device.
+fn count(on: &mut Connection, started: &Started) -> Result<(), Problem> {
+    on.node.connections.name(&mut on.place, &on.node.config.chat, &started.session)
 }
 
 /// Speaks for the new session from now on; a proof that does not hold ends the socket.

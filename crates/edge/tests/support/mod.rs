@@ -119,13 +119,22 @@ impl House {
     }
 
     pub async fn socket(&self, headers: &[(&'static str, String)]) -> Socket {
+        self.try_socket(headers).await.unwrap()
+    }
+
+    /// A socket, or the status that it was refused with.
+    pub async fn try_socket(&self, headers: &[(&'static str, String)]) -> Result<Socket, u16> {
         use tungstenite::client::IntoClientRequest;
         let url = format!("ws://{}/v1/ws", self.doors.http[0]);
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
-        Socket(tokio_tungstenite::connect_async(request).await.unwrap().0)
+        match tokio_tungstenite::connect_async(request).await {
+            Ok((socket, _)) => Ok(Socket(socket)),
+            Err(tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
