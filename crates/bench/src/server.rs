@@ -205,7 +205,7 @@ impl Servers {
         command.arg("--data-dir").arg(dir.join("data"));
         if let Some(database) = database {
             let url_file = dir.join("database-url");
-            std::fs::write(&url_file, database.url())?;
+            write_secret(&url_file, &database.url())?;
             command.args(["--store", "postgres", "--database-url-file"]).arg(url_file);
         }
         command.args(&self.server_args);
@@ -225,6 +225,15 @@ fn directory(parent: &Path, purpose: &str) -> anyhow::Result<TempDir> {
         .prefix(&format!("relay-bench-{purpose}-"))
         .tempdir_in(parent)
         .with_context(|| format!("a directory in {}", parent.display()))
+}
+
+/// A relay refuses a secret file that others may read.
+fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    Ok(file.write_all(text.as_bytes())?)
 }
 
 /// A loopback address with a port that nobody uses at the moment.
