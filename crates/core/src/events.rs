@@ -12,3 +12,4 @@ mod verify;
 pub use admit::Gate;
 pub use publish::{Events, EventsConfig, EventsStats, PublishStatus, Published};
 pub use read::{MAX_LIMIT, Question, check_filters};
+pub use verify::Lane;

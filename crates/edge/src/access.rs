@@ -126,7 +126,7 @@ pub(crate) async fn set_acl(State(node): State<Arc<Node>>, request: Request) -> 
         Draft { kind: reserved::ACL_POLICY, created_at_ns: node.clock.wall_ns(), tags, content };
     let event = draft.sign(&node.identity.key).map_err(Problem::from)?;
     let raw = parse_event(event.json(), &EventLimits::default()).map_err(Problem::from)?;
-    let outcome = node.events.publish(vec![raw]).await.pop();
+    let outcome = node.events.publish(node.events.lane(), vec![raw]).await.pop();
     outcome.ok_or_else(|| Problem::not_found("the event was not taken"))??;
     let detail = json!({ "event": event.id(), "rules": document.rules.len() });
     node.audit.done(&caller.principal.to_string(), "acl.set", "", Some(detail)).await?;

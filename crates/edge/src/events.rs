@@ -74,7 +74,7 @@ async fn publish_one(node: &Node, bytes: &[u8]) -> Reply {
     let raw = parse_event(bytes, &node.event_limits).map_err(Problem::from)?;
     let published = node
         .events
-        .publish(vec![raw])
+        .publish(node.events.lane(), vec![raw])
         .await
         .pop()
         .unwrap_or_else(|| Err(Problem::new(Code::InternalError, "no outcome")))?;
@@ -113,7 +113,7 @@ async fn publish_many(node: &Arc<Node>, items: Vec<Bytes>) -> Reply {
             Err(problem) => places.push(Err((id, problem))),
         }
     }
-    let mut outcomes = node.events.publish(raws).await.into_iter();
+    let mut outcomes = node.events.publish(node.events.lane(), raws).await.into_iter();
     let mut results = Vec::with_capacity(places.len() * 160);
     results.extend_from_slice(b"{\"results\":[");
     for (index, place) in places.into_iter().enumerate() {

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::{
     admit::{Gate, check, check_expiration},
     ephemeral::Ephemerals,
-    verify::Verifier,
+    verify::{Lane, Verifier},
 };
 use crate::{failure::store_problem, fanout::Fanout};
 
@@ -131,14 +131,20 @@ impl Events {
         self.shared.note_namespaces(events);
     }
 
+    /// A lane for a new publisher: what it publishes is stored in the order of its calls.
+    pub fn lane(&self) -> Lane {
+        self.verifier.lane()
+    }
+
     /// Publishes events; the outcomes are in their order. One bad event does not stop the others.
     ///
     /// Dropping the future does not undo what was already handed over.
-    pub async fn publish(&self, raws: Vec<RawEvent>) -> Vec<Outcome> {
+    pub async fn publish(&self, lane: Lane, raws: Vec<RawEvent>) -> Vec<Outcome> {
         let (tell, told) = oneshot::channel();
         let count = raws.len();
         let shared = self.shared.clone();
-        let queued = self.verifier.check(raws, move |verified| shared.admit(verified, tell)).await;
+        let queued =
+            self.verifier.check(lane, raws, move |verified| shared.admit(verified, tell)).await;
         let steps = if queued { told.await.ok() } else { None };
         let Some(steps) = steps else {
             return vec![Err(closed()); count];

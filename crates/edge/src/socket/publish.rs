@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use relay_core::events::Published;
+use relay_core::events::{Lane, Published};
 use relay_node::Node;
 use relay_proto::{
     Code, Problem, RawEvent,
@@ -36,6 +36,8 @@ pub(super) struct Publishes {
     ids: Vec<Option<String>>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     in_flight: usize,
+    /// What is sent on one socket is stored in the order sent.
+    lane: Option<Lane>,
     /// Something waits for a rate: the socket is not read meanwhile.
     slowed: Arc<AtomicBool>,
 }
@@ -75,12 +77,13 @@ impl Publishes {
         let raws = std::mem::take(&mut self.raws);
         let ids = std::mem::take(&mut self.ids);
         self.in_flight += raws.len();
+        let lane = *self.lane.get_or_insert_with(|| node.events.lane());
         let (node, slowed) = (node.clone(), self.slowed.clone());
         self.jobs.push(Box::pin(async move {
             let outcomes = if node.quotas.has_rates() {
-                publish_at_rate(&node, raws, &slowed).await
+                publish_at_rate(&node, lane, raws, &slowed).await
             } else {
-                node.events.publish(raws).await
+                node.events.publish(lane, raws).await
             };
             Done { ids, outcomes }
         }));
@@ -106,15 +109,16 @@ impl Publishes {
 /// On a socket, publishing above a rate is slowed by not reading, never refused.
 async fn publish_at_rate(
     node: &Node,
+    lane: Lane,
     raws: Vec<RawEvent>,
     slowed: &AtomicBool,
 ) -> Vec<Result<Published, Problem>> {
-    let mut outcomes = node.events.publish(raws.clone()).await;
+    let mut outcomes = node.events.publish(lane, raws.clone()).await;
     for (outcome, raw) in outcomes.iter_mut().zip(raws) {
         while let Some(wait) = wait_of(outcome) {
             slowed.store(true, Ordering::Relaxed);
             tokio::time::sleep(wait).await;
-            if let Some(next) = node.events.publish(vec![raw.clone()]).await.pop() {
+            if let Some(next) = node.events.publish(lane, vec![raw.clone()]).await.pop() {
                 *outcome = next;
             }
         }
