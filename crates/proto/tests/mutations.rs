@@ -5,7 +5,12 @@
 
 mod entry;
 
-use relay_proto::{Cursor, Position, SigningKey, event::Draft, frame};
+use relay_proto::{
+    Cursor, Position, SigningKey,
+    auth::{DeviceId, request::sign_request, signed_token::Claims},
+    event::Draft,
+    frame,
+};
 
 /// xorshift64*: small, and all that is asked of it is variety.
 struct Random(u64);
@@ -156,4 +161,28 @@ fn frames() {
         r#"{"v":2,"t":"x"}"#.to_owned(),
     ];
     run("frame", &samples.map(String::into_bytes), entry::frame);
+}
+
+#[test]
+fn proofs() {
+    let key = SigningKey::from_seed([7; 32]);
+    let claims = Claims {
+        v: 1,
+        sub: key.node_id(),
+        aud: "gw_local".into(),
+        dev: DeviceId::new("d").unwrap(),
+        iat: 1_000,
+        exp: 2_000,
+        jti: "j".into(),
+        crd: None,
+    };
+    let url = "http://relay.example/v1/whoami";
+    let request = sign_request(&key, "GET", url, b"", 1_000, "n").unwrap();
+    let samples = [
+        claims.sign(&key),
+        format!("cr1.ch_{}.{}", "A".repeat(22), "A".repeat(86)),
+        request.strip_prefix("Relay ").unwrap().to_owned(),
+        format!("st_{}", "A".repeat(43)),
+    ];
+    run("proof", &samples.map(String::into_bytes), entry::proof);
 }

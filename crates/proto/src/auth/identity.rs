@@ -23,7 +23,8 @@ pub fn fold_user_id(text: &str) -> Result<NodeId, KeyError> {
     NodeId::from_bytes(bytes.try_into().map_err(|_| KeyError::Form)?)
 }
 
-/// A device's name, chosen by the client; 1 to 128 bytes. It means something only together with
+/// A device's name, chosen by the client; 1 to 128 bytes, none of them 0 (which PostgreSQL cannot
+/// store as text). It means something only together with
 /// the user it belongs to.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(Arc<str>);
@@ -31,9 +32,10 @@ pub struct DeviceId(Arc<str>);
 impl DeviceId {
     pub const MAX_BYTES: usize = 128;
 
-    /// `None` where the text is empty or too long.
+    /// `None` where the text is empty, too long, or holds a zero byte.
     pub fn new(text: &str) -> Option<Self> {
-        (1..=Self::MAX_BYTES).contains(&text.len()).then(|| Self(text.into()))
+        let fits = (1..=Self::MAX_BYTES).contains(&text.len()) && !text.contains('\0');
+        fits.then(|| Self(text.into()))
     }
 
     pub fn as_str(&self) -> &str {
@@ -120,7 +122,7 @@ mod tests {
 
     #[test]
     fn device_ids_are_bounded() {
-        assert!(DeviceId::new("").is_none());
+        assert!(DeviceId::new("").is_none() && DeviceId::new("a\0b").is_none());
         assert!(DeviceId::new(&"x".repeat(128)).is_some());
         assert!(DeviceId::new(&"x".repeat(129)).is_none());
     }

@@ -6,6 +6,9 @@
 
 use relay_proto::{
     Cursor, Event, EventLimits, Filter,
+    auth::{
+        AuthProof, DeviceId, SessionToken, SignedRequest, credential_hash, signed_token::Expected,
+    },
     event::{parse_event, rotation_of, verify},
     frame::{Frame, encode},
 };
@@ -49,4 +52,32 @@ pub fn frame(bytes: &[u8]) {
     let sent = encode(&frame.t, frame.id.as_deref(), &body);
     let again = Frame::parse(&sent).unwrap();
     assert_eq!((&again.t, &again.id, again.body), (&frame.t, &frame.id, frame.body));
+}
+
+/// What comes in an `auth_token` or an `Authorization` header: a token has one text; nothing that
+/// was made up passes for the key holder's.
+pub fn proof(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Some(token) = SessionToken::parse(text) {
+        assert!(*token.reveal() == text);
+    }
+    if let Some(AuthProof::Signed(token)) = AuthProof::parse(text) {
+        let device = DeviceId::new("d").unwrap();
+        let expected = Expected {
+            gateway_id: "gw_local",
+            device: &device,
+            credential_hash: &credential_hash(None),
+            max_ttl_ms: 1_000,
+            now_ms: 1_500,
+        };
+        if let Ok(claims) = token.check(&expected) {
+            assert!((claims.iat, claims.exp) == (1_000, 2_000) && claims.jti == "j");
+        }
+    }
+    if let Ok(request) = SignedRequest::parse(text, &EventLimits::default()) {
+        let urls = ["http://relay.example/v1/whoami"];
+        if request.check_target("GET", urls.into_iter(), 1_000).is_ok() {
+            request.check_body(b"").unwrap();
+        }
+    }
 }
