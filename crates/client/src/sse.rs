@@ -6,6 +6,7 @@ use reqwest::{
     Method,
     header::{ACCEPT, AUTHORIZATION},
 };
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
@@ -57,7 +58,8 @@ impl Client {
         Ok(SseStream { client: self.clone(), response, buffer: BytesMut::new() })
     }
 
-    /// Follows what happens to a lock; the first event is its present state.
+    /// Follows what happens to a lock: a frame `lock.state` with what it is now, then one
+    /// `lock.changed` for each change.
     ///
     /// # Errors
     /// As [`sse`](Self::sse).
@@ -96,15 +98,21 @@ impl SseStream {
         }
     }
 
-    /// As [`next`](Self::next), with the data read as JSON.
+    /// The next frame: its type, such as `lock.changed`, and its body.
     ///
     /// # Errors
-    /// As [`next`](Self::next); [`Error::Protocol`] where the data is no JSON.
-    pub async fn next_json(&mut self) -> Result<Option<(SseEvent, Value)>, Error> {
+    /// As [`next`](Self::next); [`Error::Protocol`] where the data is no frame.
+    pub async fn next_frame(&mut self) -> Result<Option<(String, Value)>, Error> {
+        #[derive(Deserialize)]
+        struct Frame {
+            t: String,
+            #[serde(default)]
+            body: Value,
+        }
         let Some(event) = self.next().await? else { return Ok(None) };
-        let value = serde_json::from_str(&event.data)
+        let frame: Frame = serde_json::from_str(&event.data)
             .map_err(|error| self.client.protocol_error(error.to_string()))?;
-        Ok(Some((event, value)))
+        Ok(Some((frame.t, frame.body)))
     }
 }
 

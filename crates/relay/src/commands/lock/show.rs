@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::refusal;
 use crate::{
     app::App,
-    error::{Outcome, exit},
+    error::{Failure, Outcome, exit},
 };
 
 #[derive(Debug, Args)]
@@ -148,20 +148,11 @@ impl Watch {
         &self,
         app: &App,
         changes: &mut relay_client::sse::SseStream,
-    ) -> Result<String, crate::error::Failure> {
+    ) -> Result<String, Failure> {
         loop {
-            match changes.next_json().await {
-                Ok(Some((_, change))) if change.get("state").is_some() => app.out.item(
-                    &change,
-                    &[
-                        "state",
-                        "resource",
-                        "owner",
-                        "fencing_token",
-                        "lease_expires_at_ns",
-                        "reason",
-                    ],
-                )?,
+            match changes.next_frame().await {
+                Ok(Some((t, body))) if t.starts_with("lock.") => self.tell(app, body)?,
+                Ok(Some((t, body))) if t == "error" => return Ok(body["message"].to_string()),
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok("the relay ended the stream".into()),
                 Err(error @ (Error::Unreachable { .. } | Error::Timeout { .. })) => {
@@ -170,5 +161,15 @@ impl Watch {
                 Err(error) => return Err(refusal(error, &self.resource)),
             }
         }
+    }
+
+    /// One line for the present state and for each change alike.
+    fn tell(&self, app: &App, mut body: Value) -> Result<(), Failure> {
+        if let Some(held) = body["held"].as_bool() {
+            body["state"] = if held { "held" } else { "free" }.into();
+        }
+        let columns =
+            ["state", "resource", "owner", "fencing_token", "lease_expires_at_ns", "reason"];
+        Ok(app.out.item(&body, &columns)?)
     }
 }
