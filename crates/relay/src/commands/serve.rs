@@ -22,8 +22,8 @@ pub struct Serve {
     /// Listen here; repeatable. Loopback port 8080 where nothing is said
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
-    /// Listen on this port of all interfaces
-    #[arg(long, value_name = "N", env = "RELAY_PORT", conflicts_with = "listen")]
+    /// Listen on this port of all interfaces [env: RELAY_PORT]
+    #[arg(long, value_name = "N", conflicts_with = "listen")]
     port: Option<u16>,
     /// Stable, unique name of this relay
     #[arg(long, value_name = "ID")]

@@ -1,9 +1,13 @@
 //! `relay store`: the database of a relay on this machine.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, Subcommand};
-use relay_node::config::{Backend, Config, Sources};
+use relay_node::{
+    Node,
+    config::{Backend, Config, Sources},
+};
+use relay_store::SystemClock;
 use serde_json::json;
 
 use crate::{
@@ -29,6 +33,16 @@ Examples:
   relay store status
   relay store status --data-dir /var/lib/relay --json")]
     Status,
+    /// Bring the database to this program's schema, while no relay uses it
+    #[command(after_help = "\
+Examples:
+  relay store migrate
+  relay store migrate --data-dir /var/lib/relay --dry-run")]
+    Migrate {
+        /// Tell what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 impl StoreGroup {
@@ -36,6 +50,8 @@ impl StoreGroup {
         let config = self.config(app)?;
         match self.verb {
             Verb::Status => status(app, &config),
+            Verb::Migrate { dry_run: true } => status(app, &config),
+            Verb::Migrate { dry_run: false } => migrate(app, config).await,
         }
     }
 
@@ -46,6 +62,24 @@ impl StoreGroup {
             loaded.config.node.data_dir = Some(dir.clone());
         }
         Ok(loaded.config)
+    }
+}
+
+/// Opening a store migrates it, after a copy where the configuration says so.
+async fn migrate(app: &App, mut config: Config) -> Outcome {
+    // Nobody is to connect meanwhile.
+    config.listen.http.clear();
+    config.listen.socket.clear();
+    let node = Node::start(config.clone(), Arc::new(SystemClock))
+        .await
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    node.close(Duration::from_secs(10)).await;
+    match config.store.backend {
+        Backend::Sqlite => status(app, &config),
+        Backend::Postgres => {
+            app.notice("the database has this program's schema");
+            Ok(0)
+        }
     }
 }
 
