@@ -28,13 +28,6 @@ impl Params {
         self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// A parameter that has to be there.
-    pub fn need(&self, name: &str) -> Result<&str, Problem> {
-        self.get(name)
-            .filter(|value| !value.is_empty())
-            .ok_or_else(|| Problem::invalid(format!("the parameter '{name}' is missing")))
-    }
-
     /// The last value of a parameter as a `T`.
     pub fn parsed<T: FromStr<Err: std::fmt::Display>>(
         &self,
