@@ -10,6 +10,7 @@ mod clock;
 mod error;
 mod event;
 mod lease;
+pub mod offline;
 mod plan;
 mod postgres;
 mod schema;

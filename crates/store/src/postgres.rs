@@ -23,14 +23,17 @@ use std::{fmt, sync::Arc, time::Duration};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use relay_proto::lease::LeaseLimits;
 use tokio::sync::oneshot;
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::{Client, Config, NoTls};
 
 use crate::{
     clock::Clock,
     error::{Result, StoreError},
+    schema::SchemaStatus,
     writer::{CommitObserver, Writer, WriterHandle},
 };
+pub(crate) use log::array as number_list;
 use names::ReadNames;
+pub(crate) use sessions::plain as plain_text;
 use writer::{NoDomain, PostgresWriter};
 
 /// How long a read waits for a free connection.
@@ -52,6 +55,20 @@ pub struct PostgresOptions {
 impl fmt::Debug for PostgresOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresOptions").field("readers", &self.readers).finish_non_exhaustive()
+    }
+}
+
+/// A database that no relay can use while this is held: migrated, with the writer's lock.
+pub(crate) struct Exclusive(PostgresWriter);
+
+impl Exclusive {
+    pub async fn open(url: &str, new_log_id: u32) -> Result<Self> {
+        let config = connect::parse(url)?;
+        PostgresWriter::open(config, new_log_id, LeaseLimits::default()).await.map(Self)
+    }
+
+    pub fn client(&self) -> Result<&Client> {
+        self.0.client()
     }
 }
 
@@ -96,6 +113,16 @@ impl PostgresStore {
             writer_thread: std::sync::Mutex::new(Some(writer_thread)),
         };
         Ok(Self { shared: Arc::new(shared), writer })
+    }
+
+    /// The schema of the database, which is not changed; `None` where it is empty.
+    ///
+    /// # Errors
+    /// There is no connection.
+    pub async fn schema_status(url: &str) -> Result<Option<SchemaStatus>> {
+        let session = connect::Session::open(&connect::parse(url)?).await?;
+        let status = migrate::status(&session.client).await?;
+        Ok((status.found > 0).then_some(status))
     }
 
     /// Makes every later fencing token greater than any given before, also by what a restored backup has

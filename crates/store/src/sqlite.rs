@@ -88,6 +88,7 @@ impl SqliteStore {
         let lock = lock_dir(&options.dir)?;
         let conn = open_connection(&path, Role::Writer)?;
         migrate::migrate(&conn, &path, &options)?;
+        migrate::check_complete(&conn)?;
         let log_id = migrate::log_id(&conn)?;
         let readers = Readers::open(&path, options.readers)?;
         let wal = wal::Checkpointer::start(&path)?;
@@ -205,6 +206,22 @@ async fn start_writer(
         .map_err(|error| StoreError::Database(error.to_string()))?;
     let handle = ready.await.map_err(|_| StoreError::Closed)??;
     Ok((thread, handle))
+}
+
+/// Opens and migrates the database in `dir`, which nobody else can use while the file is held.
+pub(crate) fn exclusive(dir: &Path, new_log_id: u32) -> Result<(File, Connection)> {
+    let lock = lock_dir(dir)?;
+    let path = dir.join("relay.db");
+    let conn = open_connection(&path, Role::Writer)?;
+    let options = SqliteOptions {
+        dir: dir.to_owned(),
+        new_log_id,
+        readers: 1,
+        lease_limits: LeaseLimits::default(),
+        backup_before_migrate: true,
+    };
+    migrate::migrate(&conn, &path, &options)?;
+    Ok((lock, conn))
 }
 
 fn lock_dir(dir: &Path) -> Result<File> {

@@ -467,6 +467,9 @@ impl<B: WriteBackend> Writer<B> {
         for write in work.domains {
             write.finish(Err(error.clone()));
         }
+        for (_, reply) in work.leases {
+            let _ = reply.send(Err(error.clone()));
+        }
         // Waiters of earlier transactions lose their place as well: the table is read anew.
         for (_, reply) in self.waiting.drain() {
             let _ = reply.send(Err(error.clone()));

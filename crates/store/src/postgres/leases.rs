@@ -70,10 +70,10 @@ impl Statements {
 }
 
 pub(super) fn append(statements: &Statements, rows: &[LeaseRow]) -> Queued {
-    fn list<T: ToSql + Sync + 'static>(
+    fn list<T: ToSql + Sync + Send + 'static>(
         rows: &[LeaseRow],
         of: impl Fn(&LeaseRow) -> T,
-    ) -> Box<dyn ToSql + Sync> {
+    ) -> Box<dyn ToSql + Sync + Send> {
         Box::new(rows.iter().map(of).collect::<Vec<T>>())
     }
     let key = |key: &NodeId| key.as_bytes().to_vec();

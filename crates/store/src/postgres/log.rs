@@ -436,7 +436,7 @@ fn write_heads(statements: &Statements, names: &Names, batch: &Batch) -> Result<
 }
 
 /// A list of numbers as PostgreSQL writes it; lists of lists cannot be handed over otherwise.
-pub(super) fn array<T: std::fmt::Display>(numbers: &[T]) -> String {
+pub(crate) fn array<T: std::fmt::Display>(numbers: &[T]) -> String {
     let mut text = String::with_capacity(2 + numbers.len() * 20);
     text.push('{');
     for (index, number) in numbers.iter().enumerate() {

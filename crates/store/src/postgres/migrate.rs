@@ -4,6 +4,7 @@ use tokio_postgres::{Client, GenericClient};
 
 use crate::{
     error::{Result, StoreError},
+    offline::{UNFINISHED, unfinished},
     schema::{SCHEMA_VERSION, SchemaStatus},
 };
 
@@ -45,6 +46,11 @@ pub(super) async fn migrate(client: &mut Client, new_log_id: u32) -> Result<()> 
             .await?;
     }
     Ok(())
+}
+
+/// Refuses what a broken-off copy has left.
+pub(super) async fn check_complete(client: &impl GenericClient) -> Result<()> {
+    meta(client, UNFINISHED).await?.map_or(Ok(()), |_| Err(unfinished()))
 }
 
 pub(super) async fn log_id(client: &impl GenericClient) -> Result<u32> {

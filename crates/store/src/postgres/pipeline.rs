@@ -9,7 +9,7 @@ use tokio_postgres::{
 /// A statement with its values.
 pub(super) struct Queued {
     pub statement: Statement,
-    pub values: Vec<Box<dyn ToSql + Sync>>,
+    pub values: Vec<Box<dyn ToSql + Sync + Send>>,
 }
 
 impl std::fmt::Debug for Queued {
@@ -33,7 +33,7 @@ pub(super) async fn send(
         sent.push(
             async move {
                 let values: Vec<&(dyn ToSql + Sync)> =
-                    statement.values.iter().map(|value| &**value).collect();
+                    statement.values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect();
                 client.execute(&statement.statement, &values).await.map(drop)
             }
             .boxed_local(),

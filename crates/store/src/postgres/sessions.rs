@@ -408,7 +408,7 @@ fn hash(token: &TokenHash) -> &[u8] {
 }
 
 /// Text without U+0000, which PostgreSQL's text cannot hold.
-pub(super) fn plain(text: &str) -> Cow<'_, str> {
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
         Cow::Owned(text.replace('\0', "\u{fffd}"))
     } else {

@@ -96,6 +96,7 @@ impl PostgresWriter {
     }
 
     pub async fn log_id(&self) -> Result<u32> {
+        migrate::check_complete(self.client()?).await?;
         migrate::log_id(self.client()?).await
     }
 
@@ -176,7 +177,7 @@ impl PostgresWriter {
         self.lead.as_ref().ok_or_else(not_connected)
     }
 
-    fn client(&self) -> Result<&Client> {
+    pub fn client(&self) -> Result<&Client> {
         Ok(&self.lead()?.session.client)
     }
 }

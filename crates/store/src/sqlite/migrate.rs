@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::SqliteOptions;
 use crate::{
     error::{Result, StoreError},
+    offline::{UNFINISHED, unfinished},
     schema::{SCHEMA_VERSION, SchemaStatus},
 };
 
@@ -51,6 +52,11 @@ pub(super) fn migrate(conn: &Connection, path: &Path, options: &SqliteOptions) -
         params![i64::from(options.new_log_id)],
     )?;
     Ok(())
+}
+
+/// Refuses what a broken-off copy has left.
+pub(super) fn check_complete(conn: &Connection) -> Result<()> {
+    meta(conn, UNFINISHED)?.map_or(Ok(()), |_| Err(unfinished()))
 }
 
 pub(super) fn log_id(conn: &Connection) -> Result<u32> {

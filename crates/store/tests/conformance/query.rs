@@ -253,15 +253,23 @@ pub async fn long_runs_are_read_in_every_order(place: Place) {
         |value: &str| Filter { tags: vec![("t".into(), vec![value.into()])], ..Filter::default() };
     let kinds = |kinds: &[u16]| Filter { kinds: kinds.to_vec(), ..Filter::default() };
     let by = Filter { authors: vec![author(1)], kinds: vec![1], ..Filter::default() };
-    let dense = [vec![], vec![kinds(&[1]), tag("1")], vec![kinds(&[2])], vec![by, tag("0")]];
-    for filters in dense {
-        for order in [Order::Seq, Order::SeqDescending, Order::Time, Order::TimeDescending] {
-            let query =
-                EventQuery { filters: filters.clone(), order, limit: 4_000, ..all(&["default"]) };
+    let four = [Order::Seq, Order::SeqDescending, Order::Time, Order::TimeDescending];
+    // The last ones are looked at event by event, which takes its time.
+    let questions = [
+        (vec![], &four[..]),
+        (vec![kinds(&[1])], &four[..2]),
+        (vec![kinds(&[2])], &four[..2]),
+        (vec![by, tag("0")], &four[..1]),
+    ];
+    for (filters, orders) in questions {
+        for &order in orders {
+            let filters = filters.clone();
+            let query = EventQuery { filters, order, limit: 4_000, ..all(&["default"]) };
             assert_eq!(read(&store, query.clone()).await, model.answer(&query), "{query:?}");
         }
         let query = EventQuery { filters, ..all(&["default"]) };
-        assert_eq!(store.count(query.clone()).await.unwrap(), model.answer(&query).len() as u64);
+        let counted = store.count(query.clone()).await.unwrap();
+        assert_eq!(counted, model.answer(&query).len() as u64);
     }
     store.close().await;
 }

@@ -1,0 +1,231 @@
+//! The tables of both stores, as a copy sees them.
+
+use Kind::{Bytes, Flag, Number, Small, Text, Words};
+
+/// A table that both stores have, with the columns that both have.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub name: &'static str,
+    pub columns: &'static [(&'static str, Kind)],
+    /// Rows are read in the order of this column.
+    pub order: &'static str,
+    /// PostgreSQL numbers the rows of this column itself.
+    pub numbered: Option<&'static str>,
+}
+
+/// What a column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// 64 bits.
+    Number,
+    /// 32 bits on PostgreSQL.
+    Small,
+    Flag,
+    Text,
+    Bytes,
+    /// Text on SQLite; bytes on PostgreSQL, whose text cannot hold U+0000.
+    Words,
+}
+
+/// One value on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    Null,
+    Number(i64),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+/// Some rows of a table.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub table: &'static Table,
+    pub rows: Vec<Vec<Value>>,
+}
+
+const fn table(
+    name: &'static str,
+    order: &'static str,
+    numbered: Option<&'static str>,
+    columns: &'static [(&'static str, Kind)],
+) -> Table {
+    Table { name, columns, order, numbered }
+}
+
+pub(super) const TABLES: &[Table] = &[
+    table("meta", "key", None, &[("key", Text), ("value", Number)]),
+    table(
+        "namespaces",
+        "n",
+        Some("n"),
+        &[
+            ("n", Small),
+            ("name", Text),
+            ("events", Number),
+            ("bytes", Number),
+            ("pruned_through_seq", Number),
+        ],
+    ),
+    table("authors", "n", Some("n"), &[("n", Small), ("pubkey", Bytes)]),
+    table(
+        "events",
+        "seq",
+        None,
+        &[
+            ("seq", Number),
+            ("id", Bytes),
+            ("id_prefix", Number),
+            ("ns", Small),
+            ("author", Small),
+            ("kind", Small),
+            ("superseded", Flag),
+            ("created_at_ns", Number),
+            ("received_at_ns", Number),
+            ("expires_at_s", Number),
+            ("json", Bytes),
+        ],
+    ),
+    table(
+        "event_tags",
+        "seq",
+        None,
+        &[("tag", Number), ("superseded", Flag), ("created_at_ns", Number), ("seq", Number)],
+    ),
+    table(
+        "heads",
+        "author",
+        None,
+        &[
+            ("ns", Small),
+            ("author", Small),
+            ("kind", Small),
+            ("d", Words),
+            ("seq", Number),
+            ("created_at_ns", Number),
+            ("id", Bytes),
+        ],
+    ),
+    table(
+        "lock_history",
+        "id",
+        Some("id"),
+        &[
+            ("id", Number),
+            ("lock", Number),
+            ("ns", Text),
+            ("resource", Text),
+            ("action", Text),
+            ("owner", Bytes),
+            ("previous_owner", Bytes),
+            ("fencing_token", Number),
+            ("lease_ms", Number),
+            ("request_id", Words),
+            ("meta", Words),
+            ("at_ns", Number),
+            ("lease_expires_at_ns", Number),
+            ("reason", Words),
+            ("broken_by", Bytes),
+        ],
+    ),
+    table(
+        "locks",
+        "history_id",
+        None,
+        &[("lock", Number), ("ns", Text), ("resource", Text), ("history_id", Number)],
+    ),
+    table(
+        "sessions",
+        "id",
+        None,
+        &[
+            ("id", Bytes),
+            ("user_key", Bytes),
+            ("device_id", Text),
+            ("client_label", Text),
+            ("token", Bytes),
+            ("previous_token", Bytes),
+            ("previous_until_ms", Number),
+            ("resume_token", Bytes),
+            ("generation", Number),
+            ("created_at_ms", Number),
+            ("expires_at_ms", Number),
+            ("last_seen_at_ms", Number),
+        ],
+    ),
+    table(
+        "auth_tokens",
+        "token",
+        None,
+        &[
+            ("token", Bytes),
+            ("user_key", Bytes),
+            ("device_id", Text),
+            ("credential_hash", Bytes),
+            ("created_at_ms", Number),
+            ("expires_at_ms", Number),
+        ],
+    ),
+    table(
+        "devices",
+        "user_key",
+        None,
+        &[("user_key", Bytes), ("device_id", Text), ("credential_hash", Bytes)],
+    ),
+    table("token_floors", "user_key", None, &[("user_key", Bytes), ("not_before_ms", Number)]),
+    table(
+        "revoked_tokens",
+        "user_key",
+        None,
+        &[("user_key", Bytes), ("jti", Text), ("expires_at_ms", Number)],
+    ),
+    table(
+        "access_tokens",
+        "id",
+        None,
+        &[
+            ("id", Text),
+            ("token", Bytes),
+            ("purpose", Text),
+            ("pattern", Text),
+            ("uses_left", Number),
+            ("created_by", Text),
+            ("created_at_ms", Number),
+            ("expires_at_ms", Number),
+            ("last_used_at_ms", Number),
+        ],
+    ),
+    table(
+        "audit",
+        "id",
+        Some("id"),
+        &[
+            ("id", Number),
+            ("at_ms", Number),
+            ("actor", Text),
+            ("action", Text),
+            ("subject", Text),
+            ("outcome", Text),
+            ("times", Number),
+            ("detail", Text),
+        ],
+    ),
+    table("tenant_usage", "tenant", None, &[("tenant", Text), ("day", Number), ("events", Number)]),
+];
+
+/// Rows of `meta` that belong to the database and not to what it holds.
+pub(super) const OWN_META: &[&str] = &["schema_version", super::UNFINISHED];
+
+impl Table {
+    pub fn names(&self) -> Vec<&'static str> {
+        self.columns.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// Which rows of the table are copied.
+    pub fn condition(&self) -> String {
+        if self.name == "meta" {
+            format!(" WHERE key NOT IN ('{}')", OWN_META.join("', '"))
+        } else {
+            String::new()
+        }
+    }
+}
