@@ -109,7 +109,7 @@ impl Connection {
         };
         if let End::Close(code, reason) = end {
             let frame = CloseFrame { code, reason: reason.into() };
-            let _ = tokio::time::timeout(FAREWELL, self.farewell(frame)).await;
+            let _ = tokio::time::timeout(FAREWELL, Box::pin(self.farewell(frame))).await;
         }
         self.subscriptions.leave_all().await;
         self.node.metrics.connections.fetch_sub(1, Ordering::Relaxed);
@@ -125,6 +125,8 @@ impl Connection {
         self.socket.send(Message::Close(Some(frame))).await
     }
 
+    /// What is done on a wake-up is on the heap for as long as it takes, so that an idle connection
+    /// keeps room for the waiting alone.
     async fn serve(&mut self) -> Result<(), End> {
         let stop = self.node.stop.clone();
         let outbox = self.subscriptions.outbox.clone();
@@ -152,15 +154,15 @@ impl Connection {
                 Wake::Frame(message) => {
                     ping_at = Instant::now() + PING_INTERVAL;
                     self.unanswered_pings = 0;
-                    self.take_frames(message).await?;
+                    Box::pin(self.take_frames(message)).await?;
                 }
-                Wake::Published(done) => self.answer_publishes(done).await?,
-                Wake::Answer(answer) => self.answer_requests(answer).await?,
-                Wake::Outbox => self.drain_outbox().await?,
-                Wake::Page(page) => self.take_page(page).await?,
+                Wake::Published(done) => Box::pin(self.answer_publishes(done)).await?,
+                Wake::Answer(answer) => Box::pin(self.answer_requests(answer)).await?,
+                Wake::Outbox => Box::pin(self.drain_outbox()).await?,
+                Wake::Page(page) => Box::pin(self.take_page(page)).await?,
                 Wake::Ping => {
                     ping_at = Instant::now() + PING_INTERVAL;
-                    self.ping().await?;
+                    Box::pin(self.ping()).await?;
                 }
             }
         }

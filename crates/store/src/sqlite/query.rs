@@ -4,7 +4,7 @@ use std::collections::{BinaryHeap, HashSet, VecDeque};
 
 use ahash::RandomState;
 use relay_proto::{Event, Filter, Namespace, NodeId, Position};
-use rusqlite::{Connection, params, params_from_iter, types::Value};
+use rusqlite::{CachedStatement, Connection, params, params_from_iter, types::Value};
 
 use super::dictionary::{find_author, find_namespace};
 use crate::{
@@ -44,7 +44,7 @@ pub(super) fn count(conn: &Connection, query: &EventQuery) -> Result<u64> {
     let snapshot = conn.unchecked_transaction()?;
     let parts = choose(conn, plan(&query), &query)?;
     let mut merge = Merge::open(conn, &query, &parts, 4_096)?;
-    let mut rows = Rows::new(conn, &query, &parts);
+    let mut rows = Rows::new(conn, &query, &parts)?;
     let mut count = 0;
     while let Some((_, seq)) = merge.next()? {
         count += u64::from(rows.wanted(seq)?);
@@ -275,7 +275,7 @@ fn kinds_of(conn: &Connection, sql: &str, prefix: &[i64]) -> Result<Vec<i64>> {
 
 fn by_time(conn: &Connection, query: &EventQuery, parts: &[Chosen]) -> Result<Page> {
     let mut merge = Merge::open(conn, query, parts, query.limit + 1)?;
-    let mut rows = Rows::new(conn, query, parts);
+    let mut rows = Rows::new(conn, query, parts)?;
     let mut page = Page::default();
     let mut last = (0, 0);
     while let Some(at) = merge.next()? {
@@ -400,7 +400,7 @@ impl<'a> Merge<'a> {
 
 /// Fetches rows and drops those that the indexes could not rule out.
 struct Rows<'a> {
-    conn: &'a Connection,
+    row: CachedStatement<'a>,
     query: &'a EventQuery,
     parts: &'a [Chosen],
     /// One filter that the index answers in full: rows need no further look.
@@ -408,30 +408,32 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn new(conn: &'a Connection, query: &'a EventQuery, parts: &'a [Chosen]) -> Self {
+    fn new(conn: &'a Connection, query: &'a EventQuery, parts: &'a [Chosen]) -> Result<Self> {
         let covered = parts.len() == 1 && covered(&parts[0].filter);
-        Self { conn, query, parts, covered }
+        let row = conn.prepare_cached(
+            "SELECT created_at_ns, expires_at_s, superseded, json FROM events WHERE seq = ?1",
+        )?;
+        Ok(Self { row, query, parts, covered })
     }
 
     fn event(&mut self, seq: u64) -> Result<Option<StoredEvent>> {
-        let mut row = self.conn.prepare_cached(
-            "SELECT created_at_ns, expires_at_s, superseded, json FROM events WHERE seq = ?1",
-        )?;
-        let mut rows = row.query(params![seq as i64])?;
+        let now_s = self.query.now_s;
+        let history = self.query.history;
+        let mut rows = self.row.query(params![seq as i64])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let expires: Option<i64> = row.get(1)?;
         let superseded: bool = row.get(2)?;
-        if expires.is_some_and(|at| at as u64 <= self.query.now_s)
-            || superseded && !self.query.history
-        {
+        if expires.is_some_and(|at| at as u64 <= now_s) || superseded && !history {
             return Ok(None);
         }
         let json = row.get_ref(3)?.as_blob().map_err(|e| StoreError::Corrupt(e.to_string()))?;
         let json = bytes::Bytes::copy_from_slice(json);
+        let created_at_ns = row.get::<_, i64>(0)? as u64;
+        drop(rows);
         if !self.covered && !self.matches(seq, &json)? {
             return Ok(None);
         }
-        Ok(Some(StoredEvent { seq, created_at_ns: row.get::<_, i64>(0)? as u64, json }))
+        Ok(Some(StoredEvent { seq, created_at_ns, json }))
     }
 
     fn wanted(&mut self, seq: u64) -> Result<bool> {
@@ -481,7 +483,7 @@ fn few(conn: &Connection, query: &EventQuery, parts: &[Chosen]) -> Result<Option
 }
 
 fn pick(conn: &Connection, query: &EventQuery, parts: &[Chosen], seqs: Vec<u64>) -> Result<Page> {
-    let mut rows = Rows::new(conn, query, parts);
+    let mut rows = Rows::new(conn, query, parts)?;
     let mut page = Page::default();
     for seq in seqs {
         if let Some(event) = rows.event(seq)? {
@@ -506,7 +508,7 @@ const fn seq_position(order: Order, seq: u64) -> Position {
 /// Looks at the log itself, in order, until the page is full.
 fn walk(conn: &Connection, query: &EventQuery, parts: &[Chosen], head: u64) -> Result<Page> {
     let narrow = Narrow::of(conn, query, parts)?;
-    let mut rows = Rows::new(conn, query, parts);
+    let mut rows = Rows::new(conn, query, parts)?;
     let mut page = Page::default();
     let descending = query.order == Order::SeqDescending;
     let mut at = match query.from {
