@@ -18,6 +18,7 @@ use relay_proto::{Code, EventId, Filter, NodeId, Problem, RawEvent, event::parse
 use relay_store::{FoundEvent, Order, Page};
 use serde::Serialize;
 use serde_json::{Map, value::RawValue};
+use utoipa::ToSchema;
 
 use crate::{
     auth, body,
@@ -28,8 +29,9 @@ use crate::{
 type Outcome = Result<Published, Problem>;
 
 /// The answer to one published event; also the body of `event.ok`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Receipt {
+    #[schema(value_type = String)]
     id: EventId,
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,

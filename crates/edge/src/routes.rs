@@ -18,7 +18,7 @@ use relay_proto::Problem;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
-    access, events, info, locks,
+    access, events, info, locks, openapi,
     reply::{Refused, name_request},
     sessions, socket, sse,
 };
@@ -30,6 +30,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/", get(info::root))
         .route("/app", get(info::app))
         .route("/v1/info", get(info::info))
+        .route("/openapi.json", get(openapi::serve))
         .route("/livez", get(info::livez))
         .route("/readyz", get(info::readyz))
         .route("/health", get(info::health))
