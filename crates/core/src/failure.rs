@@ -1,5 +1,13 @@
 //! What clients are told when the store fails.
 
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
 use relay_proto::{Code, Problem};
 use relay_store::StoreError;
 
@@ -21,10 +29,20 @@ pub fn store_problem(error: &StoreError) -> Problem {
         | StoreError::TooNew { .. }
         | StoreError::Unsafe(_)
         | StoreError::InUse => {
-            tracing::error!(%error, "the store failed");
+            let request_id = correlation_id();
+            tracing::error!(%error, request_id, "the store failed");
             Problem::new(Code::InternalError, "the relay could not store or read this")
+                .with("request_id", request_id)
         }
     }
+}
+
+/// A name for one request, told to the client and written to the log, by which an operator finds the cause.
+pub fn correlation_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // Keyed anew by each process, so that names do not repeat after a restart.
+    static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    format!("{:016x}", HASHER.hash_one(NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// When a client should ask a store again that could not answer.

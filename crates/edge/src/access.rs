@@ -21,6 +21,7 @@ use relay_proto::{
 use relay_store::TokenPurpose;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::{
     auth::{self, Caller, Proof},
@@ -35,17 +36,21 @@ const MAX_AUDIT_PAGE: u32 = 1_000;
 /// The `d` tag of the policy event that the relay signs for its operator.
 const OPERATOR_RULES: &str = "operator";
 
-#[derive(Debug, Deserialize)]
-struct TestBody {
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct TestBody {
     /// A key or `*`; who asks, if absent.
+    #[schema(value_type = Option<String>)]
     who: Option<Who>,
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     ns: Namespace,
+    #[schema(value_type = String)]
     op: Op,
 }
 
-#[derive(Debug, Deserialize)]
-struct TokenBody {
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct TokenBody {
+    #[schema(value_type = String)]
     r#for: TokenPurpose,
     /// Which names a spoke may take, which namespaces a user is invited to.
     pattern: Option<String>,
@@ -54,13 +59,13 @@ struct TokenBody {
     expires_ms: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
-struct UserBody {
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct UserBody {
     user_id: String,
 }
 
-#[derive(Deserialize)]
-struct RevokeProofBody {
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct RevokeProofBody {
     auth_token: String,
 }
 

@@ -18,18 +18,20 @@ use relay_proto::{Code, EventId, Filter, NodeId, Problem, RawEvent, event::parse
 use relay_store::{FoundEvent, Order, Page};
 use serde::Serialize;
 use serde_json::{Map, value::RawValue};
+use utoipa::ToSchema;
 
 use crate::{
     auth, body,
     params::Params,
-    reply::{Reply, no_store, raw_json},
+    reply::{Reply, is_unchanged, no_store, raw_json},
 };
 
 type Outcome = Result<Published, Problem>;
 
 /// The answer to one published event; also the body of `event.ok`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Receipt {
+    #[schema(value_type = String)]
     id: EventId,
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
@@ -238,22 +240,25 @@ pub(crate) async fn get(
     let principal = auth::identify(&node, &parts, &[]).await?;
     let id: EventId = id.parse().map_err(|error| Problem::invalid(format!("{error}")))?;
     let found = node.events.get(&node.reader(principal), id).await?;
-    let public = node.check(&Principal::Anonymous, &found.namespace, Op::Read).is_ok();
-    Ok(immutable(&found, public))
+    // Not a refusal: nobody in particular asked.
+    let public = node.policy.allows(&Principal::Anonymous, &found.namespace, Op::Read);
+    let cache = if public { "public, max-age=31536000, immutable" } else { "private, no-store" };
+    Ok(one(&parts.headers, found, cache))
 }
 
-/// An event by its id never changes; whoever may read it may keep it, where everybody may read it.
-fn immutable(found: &FoundEvent, public: bool) -> Response {
-    let mut response = raw_json(found.event.json.clone());
-    let cache = if public { "public, max-age=31536000, immutable" } else { "private, no-store" };
+/// One event; 304 where the client has it already.
+fn one(headers: &HeaderMap, found: FoundEvent, cache: &'static str) -> Response {
+    let tag = HeaderValue::from_str(&format!("\"{}\"", found.id)).ok();
+    let unchanged = tag.as_ref().is_some_and(|tag| is_unchanged(headers, tag));
+    let mut response = if unchanged {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        raw_json(found.event.json)
+    };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
-    headers.extend(etag(&found.id));
+    headers.extend(tag.map(|tag| (header::ETAG, tag)));
     response
-}
-
-fn etag(id: &EventId) -> Option<(header::HeaderName, HeaderValue)> {
-    HeaderValue::from_str(&format!("\"{id}\"")).ok().map(|value| (header::ETAG, value))
 }
 
 /// `GET /v1/events/address/{kind}/{pubkey}/{d}`: the latest version.
@@ -266,25 +271,25 @@ pub(crate) async fn address(
     let principal = auth::identify(&node, &parts, &[]).await?;
     let (kind, author) = coordinate(&kind, &author)?;
     let found = node.events.latest(&node.reader(principal), kind, author, &d).await?;
-    let tag = etag(&found.id);
-    let unchanged = parts
-        .headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|value| {
-            value.trim() == "*" || tag.as_ref().is_some_and(|(_, tag)| value.trim() == tag)
-        });
-    let mut response = if unchanged {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        raw_json(found.event.json.clone())
-    };
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.extend(tag);
-    Ok(response)
+    Ok(one(&parts.headers, found, "no-cache"))
+}
+
+/// The same where `d` is empty, as it may be for replaceable kinds.
+pub(crate) async fn address_without_d(
+    state: State<Arc<Node>>,
+    Path((kind, author)): Path<(String, String)>,
+    request: Request,
+) -> Reply {
+    address(state, Path((kind, author, String::new())), request).await
+}
+
+/// As [`address_without_d`].
+pub(crate) async fn history_without_d(
+    state: State<Arc<Node>>,
+    Path((kind, author)): Path<(String, String)>,
+    request: Request,
+) -> Reply {
+    address_history(state, Path((kind, author, String::new())), request).await
 }
 
 /// `GET /v1/events/address/{kind}/{pubkey}/{d}/history`: all versions, newest first.

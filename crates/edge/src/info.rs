@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
 };
 use relay_core::policy::Pattern;
 use relay_node::Node;
@@ -72,9 +72,25 @@ fn features(node: &Node) -> Vec<&'static str> {
     features
 }
 
-/// `GET /`: people go to the web UI where there is one, programs get `/v1/info`.
-pub(crate) async fn root(state: State<Arc<Node>>) -> Response {
-    info(state).await
+/// `GET /`: browsers go to `/app`, programs get `/v1/info`.
+pub(crate) async fn root(state: State<Arc<Node>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let mut response = match accept {
+        Some(accept) if accept.contains("text/html") => Redirect::to("/app").into_response(),
+        _ => info(state).await,
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+/// `GET /app`: what this is, for people who opened it in a browser.
+pub(crate) async fn app() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, include_str!("app.html")).into_response()
 }
 
 /// `GET /livez`: the process answers.

@@ -9,6 +9,7 @@ mod events;
 mod held;
 mod info;
 mod locks;
+mod openapi;
 mod params;
 mod peer;
 mod reply;

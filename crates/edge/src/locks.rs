@@ -14,7 +14,8 @@ use relay_proto::{
 };
 use relay_store::{HistoryQuery, HistoryRow};
 use serde::{Deserialize, Serialize};
-use serde_json::{json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
+use utoipa::ToSchema;
 
 use crate::{
     auth, body,
@@ -25,20 +26,23 @@ use crate::{
 /// Longest history or list page that is given without asking for more.
 const PAGE: usize = 100;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct AcquireBody {
+    #[schema(value_type = Option<String>)]
     ns: Option<Namespace>,
     resource: String,
     lease_ms: u64,
     #[serde(default)]
     wait_ms: u64,
     request_id: Option<String>,
+    #[schema(value_type = Option<Value>)]
     meta: Option<Box<RawValue>>,
     owner: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct RenewBody {
+    #[schema(value_type = Option<String>)]
     ns: Option<Namespace>,
     resource: String,
     fencing_token: u64,
@@ -46,16 +50,18 @@ pub(crate) struct RenewBody {
     owner: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ReleaseBody {
+    #[schema(value_type = Option<String>)]
     ns: Option<Namespace>,
     resource: String,
     fencing_token: u64,
     owner: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct BreakBody {
+    #[schema(value_type = Option<String>)]
     ns: Option<Namespace>,
     resource: String,
     fencing_token: u64,
@@ -69,7 +75,7 @@ pub(crate) struct InspectBody {
 }
 
 /// The answer to a release or a break.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Ended {
     resource: String,
     fencing_token: u64,
@@ -253,7 +259,7 @@ pub(crate) async fn history(State(node): State<Arc<Node>>, request: Request) -> 
     Ok(no_store(StatusCode::OK, &answer))
 }
 
-fn history_item(found: &HistoryRow) -> serde_json::Value {
+fn history_item(found: &HistoryRow) -> Value {
     let row = &found.row;
     let mut item = json!({
         "at_ns": row.at_wall_ns.to_string(),

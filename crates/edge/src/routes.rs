@@ -17,14 +17,20 @@ use relay_node::Node;
 use relay_proto::Problem;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::{access, events, info, locks, reply::Refused, sessions, socket, sse};
+use crate::{
+    access, events, info, locks, openapi,
+    reply::{Refused, name_request},
+    sessions, socket, sse,
+};
 
 /// Every route of the relay.
 pub(crate) fn router(node: Arc<Node>) -> Router {
     let cors = cors(&node.config.chat.cors_origins);
     Router::new()
         .route("/", get(info::root))
+        .route("/app", get(info::app))
         .route("/v1/info", get(info::info))
+        .route("/openapi.json", get(openapi::serve))
         .route("/livez", get(info::livez))
         .route("/readyz", get(info::readyz))
         .route("/health", get(info::health))
@@ -35,6 +41,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/events/stream", get(sse::events))
         .route("/v1/lock-watch", get(sse::lock_watch))
         .route("/v1/events/{id}", get(events::get))
+        .route("/v1/events/address/{kind}/{pubkey}/", get(events::address_without_d))
+        .route("/v1/events/address/{kind}/{pubkey}//history", get(events::history_without_d))
         .route("/v1/events/address/{kind}/{pubkey}/{d}", get(events::address))
         .route("/v1/events/address/{kind}/{pubkey}/{d}/history", get(events::address_history))
         .route("/v1/locks", get(locks::list))
@@ -77,9 +85,10 @@ async fn unknown_method(method: Method) -> Response {
     response
 }
 
-/// Counts answers by class.
+/// Names the request in its answer, and counts answers by class.
 async fn count(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
+    name_request(&mut response);
     let class = usize::from(response.status().as_u16() / 100).clamp(1, 5) - 1;
     node.metrics.responses[class].fetch_add(1, Ordering::Relaxed);
     response
@@ -101,6 +110,7 @@ fn cors(origins: &[String]) -> CorsLayer {
         .expose_headers([
             header::ETAG,
             header::RETRY_AFTER,
+            HeaderName::from_static("relay-request-id"),
             HeaderName::from_static("relay-cursor"),
         ])
         .max_age(Duration::from_secs(600))

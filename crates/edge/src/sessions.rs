@@ -15,20 +15,21 @@ use relay_proto::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::{
     auth, body,
     reply::{Reply, no_store},
 };
 
-#[derive(Debug, Deserialize)]
-struct ChallengeBody {
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct ChallengeBody {
     user_id: String,
     device_id: String,
 }
 
-#[derive(Debug, Deserialize)]
-struct VerifyBody {
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct VerifyBody {
     challenge_id: String,
     user_id: String,
     device_id: String,
@@ -37,7 +38,7 @@ struct VerifyBody {
 }
 
 /// The body of `session.start`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(crate) struct StartBody {
     auth_token: String,
     device_id: String,
@@ -46,19 +47,19 @@ pub(crate) struct StartBody {
 }
 
 /// The body of `session.resume`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(crate) struct ResumeBody {
     resume_token: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct LogoutAllBody {
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub(crate) struct LogoutAllBody {
     #[serde(default)]
     include_self: bool,
 }
 
-#[derive(Debug, Deserialize)]
-struct RevokeBody {
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct RevokeBody {
     session_id: Option<String>,
     device_id: Option<String>,
     #[serde(default)]

@@ -197,7 +197,11 @@ impl Subscriptions {
         let Some(mut sub) = self.by_id.remove(&id) else { return Vec::new() };
         let page = match page {
             Ok(page) => page,
-            Err(problem) => return vec![self.close(&sub, problem.members())],
+            Err(problem) => {
+                // One that lagged is still known there.
+                self.node.fanout.leave(id).await;
+                return vec![self.close(&sub, problem.members())];
+            }
         };
         let log = self.node.events.log_id();
         let mut frames: Vec<Sent> = page
@@ -329,6 +333,8 @@ impl Subscriptions {
             history: sub.history,
             head: sub.head.clone(),
             after_seq,
+            ephemerals: after_seq.is_some() && !sub.told_live,
+            now_ns: self.node.clock.wall_ns(),
         };
         self.node.fanout.join(join).await;
     }

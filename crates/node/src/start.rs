@@ -74,8 +74,9 @@ impl Node {
             later: OnceLock::new(),
         });
         let store = open_store(&config, &clock, &commits).await?;
-        let fanout =
-            Fanout::start(store.log_id(), store.committed_seq()).map_err(StartError::Thread)?;
+        let ephemeral_ms = events_config(&config).ephemeral_replay_ms;
+        let fanout = Fanout::start(store.log_id(), store.committed_seq(), ephemeral_ms)
+            .map_err(StartError::Thread)?;
         let fanout = Arc::new(fanout);
         let audit = Arc::new(Audit::new(store.clone(), clock.clone()));
         let gate =

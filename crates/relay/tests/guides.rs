@@ -48,6 +48,11 @@ fn guide_to_locks() {
 }
 
 #[test]
+fn guide_to_http() {
+    run("docs/http.md");
+}
+
+#[test]
 fn guide_to_operating() {
     run("docs/operate.md");
 }

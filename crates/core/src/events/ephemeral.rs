@@ -13,9 +13,22 @@ const MAX_BYTES: usize = 16 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Ephemerals {
     window_ns: u64,
-    events: VecDeque<(u64, Event)>,
+    events: VecDeque<(u64, Kept)>,
     bytes: usize,
+    pushed: u64,
 }
+
+/// An event within its window.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub event: Event,
+    /// Stands for the `seq` that the event has not: larger than any, in order of arrival.
+    pub number: u64,
+}
+
+/// What the numbers of ephemeral events begin with: far beyond every `seq`, and no negative number in a
+/// database.
+const FIRST_NUMBER: u64 = 1 << 62;
 
 impl Ephemerals {
     /// `window_ms` 0 keeps nothing.
@@ -29,11 +42,13 @@ impl Ephemerals {
             return true;
         }
         self.forget(now_ns);
-        if self.events.iter().any(|(_, known)| known.id() == event.id()) {
+        if self.events.iter().any(|(_, known)| known.event.id() == event.id()) {
             return false;
         }
         self.bytes += event.json().len();
-        self.events.push_back((now_ns, event.clone()));
+        let kept = Kept { event: event.clone(), number: FIRST_NUMBER + self.pushed };
+        self.pushed += 1;
+        self.events.push_back((now_ns, kept));
         while self.events.len() > MAX_EVENTS || self.bytes > MAX_BYTES {
             self.pop();
         }
@@ -41,9 +56,9 @@ impl Ephemerals {
     }
 
     /// What is within the window, oldest first.
-    pub fn recent(&mut self, now_ns: u64) -> impl DoubleEndedIterator<Item = &Event> {
+    pub fn recent(&mut self, now_ns: u64) -> impl DoubleEndedIterator<Item = &Kept> {
         self.forget(now_ns);
-        self.events.iter().map(|(_, event)| event)
+        self.events.iter().map(|(_, kept)| kept)
     }
 
     fn forget(&mut self, now_ns: u64) {
@@ -55,8 +70,8 @@ impl Ephemerals {
     }
 
     fn pop(&mut self) {
-        if let Some((_, event)) = self.events.pop_front() {
-            self.bytes -= event.json().len();
+        if let Some((_, kept)) = self.events.pop_front() {
+            self.bytes -= kept.event.json().len();
         }
     }
 }

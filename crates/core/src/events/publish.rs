@@ -207,7 +207,7 @@ impl Shared {
         let new =
             self.ephemerals.lock().unwrap_or_else(PoisonError::into_inner).push(now_ns, &event);
         if new {
-            self.fanout.ephemeral(event);
+            self.fanout.ephemeral(event, now_ns);
         }
         self.stats.relayed.fetch_add(1, Ordering::Relaxed);
         Published { id, status: PublishStatus::Relayed }
@@ -277,24 +277,26 @@ impl Shared {
         for step in steps {
             outcomes.push(match step {
                 Step::Done(outcome) => outcome,
-                Step::Refused(id, problem) => match self.store.find(vec![id]).await {
-                    Ok(found) => match found.into_iter().flatten().next() {
-                        Some(found) => {
-                            let status =
-                                PublishStatus::Duplicate { seq: found.event.seq, latest: true };
-                            Ok(Published { id, status })
-                        }
-                        None => {
-                            self.stats.refused.fetch_add(1, Ordering::Relaxed);
-                            Err(problem)
-                        }
-                    },
+                Step::Refused(id, problem) => match self.duplicate(id).await {
+                    Ok(Some(status)) => Ok(Published { id, status }),
+                    Ok(None) => {
+                        self.stats.refused.fetch_add(1, Ordering::Relaxed);
+                        Err(problem)
+                    }
                     Err(error) => Err(store_problem(&error)),
                 },
                 Step::AtStore(_) => Err(closed()),
             });
         }
         outcomes
+    }
+
+    /// What is said of an event that is stored already.
+    async fn duplicate(&self, id: EventId) -> Result<Option<PublishStatus>, StoreError> {
+        let found = self.store.find(vec![id]).await?.into_iter().flatten().next();
+        let Some(found) = found else { return Ok(None) };
+        let latest = self.is_latest(&found).await?;
+        Ok(Some(PublishStatus::Duplicate { seq: found.event.seq, latest }))
     }
 
     fn note_namespaces(&self, events: &[Committed]) {

@@ -6,9 +6,12 @@ use relay_proto::{
     Cursor, Event, EventId, Filter, Namespace, NodeId, Position, Problem, event::Class,
     event::class_of,
 };
-use relay_store::{Coordinate, EventQuery, FoundEvent, Order, Page};
+use relay_store::{Coordinate, EventQuery, FoundEvent, Order, Page, StoreError, StoredEvent};
 
-use super::publish::{Events, Shared};
+use super::{
+    ephemeral::Kept,
+    publish::{Events, Shared},
+};
 use crate::{failure::store_problem, fanout::ReadScope};
 
 /// Longest page.
@@ -68,7 +71,7 @@ impl Events {
         if let Some(problem) = pruned {
             return Err(problem);
         }
-        if ephemeral && question.cursor.is_none() {
+        if ephemeral {
             self.shared.add_ephemerals(reader, &query, &mut page);
         }
         let next = match (page.next, question.order) {
@@ -101,8 +104,10 @@ impl Events {
     /// # Errors
     /// As [`Self::page`].
     pub async fn count(&self, reader: &dyn ReadScope, question: Question) -> Result<u64, Problem> {
-        let (query, _) = self.shared.query(reader, &question)?;
-        self.shared.store.count(query).await.map_err(|e| store_problem(&e))
+        let (query, ephemeral) = self.shared.query(reader, &question)?;
+        let kept = if ephemeral { self.shared.ephemerals(reader, &query).len() as u64 } else { 0 };
+        let stored = self.shared.store.count(query).await.map_err(|e| store_problem(&e))?;
+        Ok(stored + kept)
     }
 
     /// One event by id, and its namespace.
@@ -224,32 +229,72 @@ impl Shared {
             .ok_or_else(|| Problem::not_found("no such event"))
     }
 
-    /// Ephemeral events within their window go on the first page of a walk by time.
+    /// Ephemeral events within their window have a place in walks by time; they have none in the order of
+    /// arrival, since nothing is numbered that is not stored.
     fn add_ephemerals(&self, reader: &dyn ReadScope, query: &EventQuery, page: &mut Page) {
-        if !matches!(query.order, Order::Time | Order::TimeDescending) {
-            return;
-        }
-        let now_ns = self.clock.wall_ns();
-        let mut kept = self.ephemerals.lock().unwrap_or_else(PoisonError::into_inner);
-        let recent = kept.recent(now_ns).filter(|event| {
-            reader.may_read(event.namespace())
-                && (query.filters.is_empty() || query.filters.iter().any(|f| f.matches(event)))
+        let descending = match query.order {
+            Order::Time => false,
+            Order::TimeDescending => true,
+            Order::Seq | Order::SeqDescending => return,
+        };
+        let (from, until) = (query.from.and_then(time), page.next.and_then(time));
+        let on_page = |place: (u64, u64)| {
+            let (after, before) = if descending { (until, from) } else { (from, until) };
+            // A cursor is the place of the last event that was given: outside at the start, inside at the end.
+            after.is_none_or(|at| place > at || descending && place == at)
+                && before.is_none_or(|at| place < at || !descending && place == at)
+        };
+        let kept = self.ephemerals(reader, query).into_iter().map(|kept| StoredEvent {
+            seq: kept.number,
+            created_at_ns: kept.event.created_at_ns(),
+            json: kept.event.json().clone(),
         });
-        let recent: Vec<_> = recent
-            .map(|event| relay_store::StoredEvent {
-                seq: 0,
-                created_at_ns: event.created_at_ns(),
-                json: event.json().clone(),
-            })
-            .collect();
-        if recent.is_empty() {
+        let kept: Vec<_> = kept.filter(|event| on_page((event.created_at_ns, event.seq))).collect();
+        if kept.is_empty() {
             return;
         }
-        page.events.extend(recent);
-        page.events.sort_by_key(|event| event.created_at_ns);
-        if query.order == Order::TimeDescending {
+        page.events.extend(kept);
+        page.events.sort_by_key(|event| (event.created_at_ns, event.seq));
+        if descending {
             page.events.reverse();
         }
+        if page.events.len() > query.limit {
+            page.events.truncate(query.limit);
+            page.next = page.events.last().map(|last| match descending {
+                true => Position::BeforeTime(last.created_at_ns, last.seq),
+                false => Position::AfterTime(last.created_at_ns, last.seq),
+            });
+        }
+    }
+
+    /// Ephemeral events within their window that the reader may see and the question asks for.
+    fn ephemerals(&self, reader: &dyn ReadScope, query: &EventQuery) -> Vec<Kept> {
+        let now_ns = self.clock.wall_ns();
+        let mut kept = self.ephemerals.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = kept.recent(now_ns).filter(|kept| {
+            let event = &kept.event;
+            reader.may_read(event.namespace())
+                && event.expires_at_s().is_none_or(|at| at > query.now_s)
+                && (query.filters.is_empty() || query.filters.iter().any(|f| f.matches(event)))
+        });
+        wanted.cloned().collect()
+    }
+
+    /// Whether a stored event is the latest of its coordinate.
+    pub(super) async fn is_latest(&self, found: &FoundEvent) -> Result<bool, StoreError> {
+        let coordinate = Event::from_stored(found.event.json.clone())
+            .ok()
+            .and_then(|event| Coordinate::of(&event));
+        let Some(coordinate) = coordinate else { return Ok(true) };
+        let latest = self.store.latest(coordinate).await?;
+        Ok(latest.is_none_or(|latest| latest.id == found.id))
+    }
+}
+
+fn time(position: Position) -> Option<(u64, u64)> {
+    match position {
+        Position::AfterTime(ns, seq) | Position::BeforeTime(ns, seq) => Some((ns, seq)),
+        Position::AfterSeq(_) | Position::BeforeSeq(_) => None,
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Live {
     pub event: Event,
     /// False where a later version of its coordinate was already known when it came.
     pub latest: bool,
+    /// The `seq` that a reader has reached with it.
+    position: u64,
     /// `"cursor":"…","event":{…}}}`: the end of its `stream.event` frame.
     tail: Bytes,
 }
@@ -33,7 +35,7 @@ impl Live {
         tail.extend_from_slice(b"\",\"event\":");
         tail.extend_from_slice(json);
         tail.extend_from_slice(b"}}");
-        Self { seq, event, latest, tail: tail.into() }
+        Self { seq, event, latest, position, tail: tail.into() }
     }
 
     /// The whole frame for a subscription whose frames begin with `head`.
@@ -91,5 +93,52 @@ impl Recent {
         self.bytes = 0;
         self.complete_after = seq;
         self.last = self.last.max(seq);
+    }
+}
+
+/// Ephemeral events within their window, for those who join (`events.md`, Kinds).
+#[derive(Debug, Default)]
+pub(super) struct RecentEphemerals {
+    window_ns: u64,
+    events: VecDeque<(u64, Arc<Live>)>,
+    bytes: usize,
+}
+
+impl RecentEphemerals {
+    /// `window_ms` 0 keeps nothing.
+    pub fn new(window_ms: u64) -> Self {
+        Self { window_ns: window_ms * 1_000_000, ..Self::default() }
+    }
+
+    pub fn push(&mut self, now_ns: u64, live: Arc<Live>) {
+        if self.window_ns == 0 {
+            return;
+        }
+        self.forget(now_ns);
+        self.bytes += live.tail.len();
+        self.events.push_back((now_ns, live));
+        while self.events.len() > MAX_EVENTS || self.bytes > MAX_BYTES {
+            self.pop();
+        }
+    }
+
+    /// What is within the window and came no earlier than the stored event `after`, oldest first.
+    pub fn since(&mut self, now_ns: u64, after: u64) -> impl Iterator<Item = &Arc<Live>> {
+        self.forget(now_ns);
+        self.events.iter().map(|(_, live)| live).filter(move |live| live.position >= after)
+    }
+
+    fn forget(&mut self, now_ns: u64) {
+        let window_ns = self.window_ns;
+        let gone = |at: u64| at.saturating_add(window_ns) < now_ns;
+        while self.events.front().is_some_and(|(at, _)| gone(*at)) {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some((_, live)) = self.events.pop_front() {
+            self.bytes -= live.tail.len();
+        }
     }
 }

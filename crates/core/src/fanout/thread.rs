@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 use super::{
     index::{Index, Slot},
     outbox::{Item, Outbox},
-    recent::{Live, Recent},
+    recent::{Live, Recent, RecentEphemerals},
 };
 
 /// Batches that may wait for the thread. Beyond it commits are not announced one by one: everybody lags.
@@ -53,6 +53,10 @@ pub struct JoinLive {
     pub head: Bytes,
     /// Everything up to this `seq` has been read from the store; `None` joins at the newest.
     pub after_seq: Option<u64>,
+    /// Whether ephemeral events that are still within their window are told too.
+    pub ephemerals: bool,
+    /// Unix nanoseconds: what has expired by then is left out.
+    pub now_ns: u64,
 }
 
 /// A request to be told of changes of locks.
@@ -67,7 +71,7 @@ pub struct LockWatch {
 
 enum Message {
     Committed(Vec<Committed>),
-    Ephemeral(Event),
+    Ephemeral(Event, u64),
     Leases(Vec<LeaseRow>),
     Join(JoinLive),
     Watch(LockWatch),
@@ -106,16 +110,17 @@ impl fmt::Debug for Fanout {
 }
 
 impl Fanout {
-    /// Starts the thread. `log` names the log in cursors, `last_seq` is the newest committed event.
+    /// Starts the thread. `log` names the log in cursors, `last_seq` is the newest committed event;
+    /// ephemeral events are told to those who join within `ephemeral_ms`.
     ///
     /// # Errors
     /// Where the system gives no thread.
-    pub fn start(log: u32, last_seq: u64) -> std::io::Result<Self> {
+    pub fn start(log: u32, last_seq: u64, ephemeral_ms: u64) -> std::io::Result<Self> {
         let (messages, inbox) = mpsc::sync_channel(QUEUE);
         let stats = Arc::new(FanoutStats::default());
         let thread = std::thread::Builder::new().name("fanout".into()).spawn({
             let stats = stats.clone();
-            move || Thread::new(log, last_seq, stats).run(&inbox)
+            move || Thread::new(log, last_seq, ephemeral_ms, stats).run(&inbox)
         })?;
         Ok(Self {
             messages,
@@ -156,9 +161,9 @@ impl Fanout {
         }
     }
 
-    /// Sends an ephemeral event to those who listen now. Returns whether there was room.
-    pub fn ephemeral(&self, event: Event) -> bool {
-        let sent = self.messages.try_send(Message::Ephemeral(event)).is_ok();
+    /// Sends an ephemeral event that came at `now_ns` to those who listen. Returns whether there was room.
+    pub fn ephemeral(&self, event: Event, now_ns: u64) -> bool {
+        let sent = self.messages.try_send(Message::Ephemeral(event, now_ns)).is_ok();
         if !sent {
             self.stats.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -213,6 +218,8 @@ struct Subscription {
     pending: Vec<Item>,
     /// Ephemeral events that found no room and were not told of yet.
     dropped: u64,
+    /// Out of the live tail until it joins again; ephemeral events are counted meanwhile.
+    lagging: bool,
 }
 
 struct Thread {
@@ -223,6 +230,7 @@ struct Thread {
     by_id: HashMap<SubscriptionId, Slot, RandomState>,
     watches: HashMap<Namespace, Vec<LockWatch>, RandomState>,
     recent: Recent,
+    ephemerals: RecentEphemerals,
     stats: Arc<FanoutStats>,
     /// Slots with frames pending.
     touched: Vec<Slot>,
@@ -230,7 +238,7 @@ struct Thread {
 }
 
 impl Thread {
-    fn new(log: u32, last_seq: u64, stats: Arc<FanoutStats>) -> Self {
+    fn new(log: u32, last_seq: u64, ephemeral_ms: u64, stats: Arc<FanoutStats>) -> Self {
         Self {
             log,
             index: Index::default(),
@@ -239,6 +247,7 @@ impl Thread {
             by_id: HashMap::default(),
             watches: HashMap::default(),
             recent: Recent::starting_after(last_seq),
+            ephemerals: RecentEphemerals::new(ephemeral_ms),
             stats,
             touched: Vec::new(),
             matched: Vec::new(),
@@ -249,7 +258,7 @@ impl Thread {
         while let Ok(message) = inbox.recv() {
             match message {
                 Message::Committed(events) => self.committed(events),
-                Message::Ephemeral(event) => self.ephemeral(event),
+                Message::Ephemeral(event, now_ns) => self.ephemeral(event, now_ns),
                 Message::Leases(rows) => self.leases(&rows),
                 Message::Join(join) => self.join(join),
                 Message::Watch(watch) => {
@@ -271,9 +280,10 @@ impl Thread {
         self.flush();
     }
 
-    fn ephemeral(&mut self, event: Event) {
-        let live = Live::new(self.log, 0, self.recent.last(), true, event);
+    fn ephemeral(&mut self, event: Event, now_ns: u64) {
+        let live = Arc::new(Live::new(self.log, 0, self.recent.last(), true, event));
         self.deliver(&live);
+        self.ephemerals.push(now_ns, live);
         self.flush();
     }
 
@@ -295,6 +305,14 @@ impl Thread {
         let mut built: SmallVec<[(Bytes, Bytes); 4]> = SmallVec::new();
         for &slot in &matched {
             let Some(sub) = &mut self.slots[slot] else { continue };
+            if sub.lagging {
+                // It reads what is stored from the store; of the rest it will be told how much it missed.
+                if live.seq == 0 {
+                    sub.dropped += 1;
+                    self.stats.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+                continue;
+            }
             let known = built.iter().find(|(head, _)| *head == sub.head);
             let frame = match known {
                 Some((_, frame)) => frame.clone(),
@@ -347,52 +365,83 @@ impl Thread {
 
     /// Puts a subscription out of the live tail; it reads on from the store and joins again.
     fn lag(&mut self, slot: Slot) {
-        if let Some(sub) = self.remove(slot) {
-            self.stats.lagged.fetch_add(1, Ordering::Relaxed);
-            if sub.dropped > 0 {
-                sub.outbox.note(Item::Dropped { to: sub.id, count: sub.dropped });
-            }
-            sub.outbox.note(Item::Lagging { to: sub.id, after_seq: sub.seen });
+        let Some(sub) = self.slots[slot].as_mut().filter(|sub| !sub.lagging) else { return };
+        sub.lagging = true;
+        self.stats.lagged.fetch_add(1, Ordering::Relaxed);
+        if sub.dropped > 0 {
+            let count = std::mem::take(&mut sub.dropped);
+            sub.outbox.note(Item::Dropped { to: sub.id, count });
         }
+        sub.outbox.note(Item::Lagging { to: sub.id, after_seq: sub.seen });
     }
 
     fn join(&mut self, join: JoinLive) {
-        let JoinLive { id, outbox, filters, scope, history, head, after_seq } = join;
-        let last = self.recent.last();
-        let after = after_seq.unwrap_or(last);
-        let Some(since) = self.recent.after(after) else {
-            outbox.note(Item::Lagging { to: id, after_seq: after });
-            return;
-        };
-        let wanted = since.filter(|live| {
-            (live.latest || history)
-                && filters.iter().any(|f| f.matches(&live.event))
-                && scope.may_read(live.event.namespace())
-        });
-        let mut frames: Vec<Item> = wanted
-            .map(|live| Item::Event { to: id, frame: live.frame(&head), seq: live.seq })
-            .collect();
-        let count = frames.len();
-        let positions: Vec<_> = frames.iter().map(position).collect();
-        let taken = outbox.offer(&mut frames);
-        if taken < count {
-            let seen = positions[..taken].iter().flatten().last().copied().unwrap_or(after);
-            outbox.note(Item::Lagging { to: id, after_seq: seen });
-            return;
+        let dropped = self
+            .by_id
+            .get(&join.id)
+            .copied()
+            .and_then(|slot| self.remove(slot))
+            .map_or(0, |before| before.dropped);
+        if dropped > 0 {
+            join.outbox.note(Item::Dropped { to: join.id, count: dropped });
         }
-        outbox.note(Item::Live { to: id, seq: last });
-        let sub = Subscription {
+        let last = self.recent.last();
+        let after = join.after_seq.unwrap_or(last);
+        let seen = self.catch_up(&join, after);
+        let lagging = seen.is_err();
+        let seen = match seen {
+            Ok(()) => {
+                let dropped = self.replay_ephemerals(&join, after);
+                if dropped > 0 {
+                    self.stats.dropped.fetch_add(dropped, Ordering::Relaxed);
+                    join.outbox.note(Item::Dropped { to: join.id, count: dropped });
+                }
+                join.outbox.note(Item::Live { to: join.id, seq: last });
+                last
+            }
+            Err(seen) => {
+                join.outbox.note(Item::Lagging { to: join.id, after_seq: seen });
+                seen
+            }
+        };
+        let JoinLive { id, outbox, filters, scope, history, head, .. } = join;
+        self.insert(Subscription {
             id,
             outbox,
             filters,
             scope,
             history,
             head,
-            seen: last,
+            seen,
             pending: Vec::new(),
             dropped: 0,
-        };
-        self.insert(sub);
+            lagging,
+        });
+    }
+
+    /// Tells what was committed after `after`; else says up to where it came.
+    fn catch_up(&self, join: &JoinLive, after: u64) -> Result<(), u64> {
+        let since = self.recent.after(after).ok_or(after)?;
+        let wanted = since.filter(|live| live.is_for(join));
+        let mut frames: Vec<Item> = wanted.map(|live| live.item(join)).collect();
+        let positions: Vec<_> = frames.iter().map(position).collect();
+        let taken = join.outbox.offer(&mut frames);
+        if taken == positions.len() {
+            return Ok(());
+        }
+        Err(positions[..taken].iter().flatten().last().copied().unwrap_or(after))
+    }
+
+    /// Tells the ephemeral events that came after `after`; gives the number of those without room.
+    fn replay_ephemerals(&mut self, join: &JoinLive, after: u64) -> u64 {
+        if !join.ephemerals {
+            return 0;
+        }
+        let recent = self.ephemerals.since(join.now_ns, after);
+        let mut frames: Vec<Item> =
+            recent.filter(|live| live.is_for(join)).map(|live| live.item(join)).collect();
+        let count = frames.len();
+        (count - join.outbox.offer(&mut frames)) as u64
     }
 
     fn insert(&mut self, sub: Subscription) {
@@ -453,6 +502,20 @@ impl Thread {
                 }
             }
         }
+    }
+}
+
+impl Live {
+    fn is_for(&self, join: &JoinLive) -> bool {
+        let now_s = join.now_ns / 1_000_000_000;
+        (self.latest || join.history)
+            && self.event.expires_at_s().is_none_or(|at| at > now_s)
+            && join.filters.iter().any(|filter| filter.matches(&self.event))
+            && join.scope.may_read(self.event.namespace())
+    }
+
+    fn item(&self, join: &JoinLive) -> Item {
+        Item::Event { to: join.id, frame: self.frame(&join.head), seq: self.seq }
     }
 }
 

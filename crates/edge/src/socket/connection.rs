@@ -25,6 +25,8 @@ use crate::{
 const READ_BATCH: usize = 64;
 /// Requests of one connection that may be under way, publishes aside.
 const MAX_REQUESTS: usize = 1_024;
+/// Time for answers that are under way when the relay stops. Less than the node gives its tasks.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// Time for the last frames to leave.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// After so long without a frame the other side is asked for a sign of life.
@@ -150,7 +152,10 @@ impl Connection {
                     self.feed(held::farewell(over)).await?;
                     return Err(End::Close(POLICY, "session over".into()));
                 }
-                Wake::Stop => return Err(End::Close(1012, retry_advice(&self.node))),
+                Wake::Stop => {
+                    let _ = tokio::time::timeout(LAST_ANSWERS, self.finish()).await;
+                    return Err(End::Close(1012, retry_advice(&self.node)));
+                }
                 Wake::Frame(message) => {
                     ping_at = Instant::now() + PING_INTERVAL;
                     self.unanswered_pings = 0;
@@ -166,6 +171,21 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// The relay stops: what was published and is under way is still answered.
+    async fn finish(&mut self) -> Result<(), End> {
+        while !self.publishes.is_idle() {
+            tokio::select! {
+                Some(done) = self.publishes.next_done() => self.answer_publishes(done).await?,
+                Some(answer) = self.requests.next() => self.answer_requests(answer).await?,
+                else => return Ok(()),
+            }
+        }
+        while let Some(Some(answer)) = self.requests.next().now_or_never() {
+            self.answer_requests(answer).await?;
+        }
+        Ok(())
     }
 
     /// Handles the frame that came and all others that are here already.

@@ -89,6 +89,11 @@ impl Publishes {
         }));
     }
 
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.raws.is_empty()
+    }
+
     /// The next batch that is decided; never completes while none is under way.
     pub async fn next_done(&mut self) -> Option<Done> {
         let done = self.jobs.next().await?;

@@ -207,6 +207,20 @@ impl Socket {
         }
     }
 
+    /// The next frame, or code and reason of the relay's close.
+    pub async fn frame_or_close(&mut self) -> Result<Value, (u16, String)> {
+        loop {
+            match self.message().await {
+                tungstenite::Message::Text(text) => return Ok(serde_json::from_str(&text).unwrap()),
+                tungstenite::Message::Close(Some(frame)) => {
+                    return Err((frame.code.into(), frame.reason.to_string()));
+                }
+                tungstenite::Message::Ping(_) => {}
+                other => panic!("no frame but {other:?}"),
+            }
+        }
+    }
+
     async fn message(&mut self) -> tungstenite::Message {
         tokio::time::timeout(PATIENCE, self.0.next()).await.unwrap().unwrap().unwrap()
     }

@@ -144,6 +144,9 @@ impl RawEvent {
         self.id
     }
 
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
     pub fn pubkey(&self) -> NodeId {
         self.pubkey
     }
