@@ -16,14 +16,15 @@ use serde_json::{Value, json};
 
 use crate::{relay::Relay, witness::Witness};
 
-/// A client of one relay, signed in.
+/// A client of one relay, who signs each request or has signed in.
 #[derive(Debug, Clone)]
 pub struct Person {
     pub number: u32,
     pub key: SigningKey,
     http: reqwest::Client,
     url: String,
-    token: String,
+    /// The token of a session; without one, each request is signed.
+    session: Option<String>,
 }
 
 /// An answer as it came.
@@ -50,21 +51,25 @@ pub fn key_of(number: u32) -> SigningKey {
 }
 
 impl Person {
-    /// Signs in at a relay. The same number is always the same key.
-    pub async fn at(relay: &Relay, number: u32) -> Self {
-        Self::with_key(&relay.url(), number, key_of(number)).await
+    /// A client of this relay. The same number is always the same key.
+    pub fn at(relay: &Relay, number: u32) -> Self {
+        Self::with_key(&relay.url(), number, key_of(number))
     }
 
     /// The one who may break locks.
-    pub async fn admin(relay: &Relay) -> Self {
-        Self::with_key(&relay.url(), u32::MAX, crate::relay::admin_key()).await
+    pub fn admin(relay: &Relay) -> Self {
+        Self::with_key(&relay.url(), u32::MAX, crate::relay::admin_key())
     }
 
-    pub async fn with_key(url: &str, number: u32, key: SigningKey) -> Self {
+    pub fn with_key(url: &str, number: u32, key: SigningKey) -> Self {
         let http = crate::relay::reqwest_client();
-        let client = Client::builder(url).unwrap().key(key.clone()).build().unwrap();
-        let session = client.login(&format!("device-{number}"), None).await.unwrap();
-        Self { number, key, http, url: url.to_owned(), token: session.session_token }
+        Self { number, key, http, url: url.to_owned(), session: None }
+    }
+
+    /// The same person with a session, and its resume token.
+    pub async fn signed_in(&self) -> (Self, String) {
+        let session = self.sdk().login(&format!("device-{}", self.number), None).await.unwrap();
+        (Self { session: Some(session.session_token), ..self.clone() }, session.resume_token)
     }
 
     /// The same person through another address (a proxy).
@@ -87,8 +92,10 @@ impl Person {
     }
 
     pub async fn try_post(&self, path: &str, body: &Value) -> Result<Answer, NoAnswer> {
-        let request = self.http.post(format!("{}{path}", self.url)).json(body);
-        answer_to(request.bearer_auth(&self.token)).await
+        let body = body.to_string();
+        let header = self.authorization("POST", path, &body);
+        let request = self.http.post(format!("{}{path}", self.url)).header("authorization", header);
+        answer_to(request.header("content-type", "application/json").body(body)).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -96,8 +103,9 @@ impl Person {
     }
 
     pub async fn try_get(&self, path: &str) -> Result<Answer, NoAnswer> {
+        let header = self.authorization("GET", path, "");
         let request = self.http.get(format!("{}{path}", self.url));
-        answer_to(request.bearer_auth(&self.token)).await
+        answer_to(request.header("authorization", header)).await
     }
 
     pub async fn acquire(&self, resource: &str, lease_ms: u64) -> Answer {
@@ -142,17 +150,16 @@ impl Person {
                 None => break,
             }
         }
-        rows.sort_by_key(|row| row["at_ns"].as_str().unwrap().parse::<u64>().unwrap());
+        rows.reverse();
         rows
     }
 
     /// The body of an addressable event that only the holder of the lock may store.
     pub fn fenced_event(&self, resource: &str, token: u64, content: &str) -> Value {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let mut tags = Tags::new();
         tags.push(["d", resource]);
         tags.push(["fence", resource, &token.to_string()]);
-        tags.push(["n", &NUMBER.fetch_add(1, Ordering::Relaxed).to_string()]);
+        tags.push(["n", &unique().to_string()]);
         let draft =
             Draft { kind: 30_001, created_at_ns: unix_ns(), tags, content: content.to_owned() };
         serde_json::from_slice(draft.sign(&self.key).unwrap().json()).unwrap()
@@ -165,11 +172,20 @@ impl Person {
     /// A signed request for an acquire: header and body.
     pub fn signed_acquire(&self, resource: &str) -> (String, String) {
         let body = json!({"resource": resource, "lease_ms": 1000}).to_string();
-        let url = format!("{}/v1/locks/acquire", self.url);
-        let nonce = unix_ns().to_string();
-        let header =
-            sign_request(&self.key, "POST", &url, body.as_bytes(), unix_ns(), &nonce).unwrap();
-        (header, body)
+        (self.sign("POST", "/v1/locks/acquire", &body), body)
+    }
+
+    fn authorization(&self, method: &str, path: &str, body: &str) -> String {
+        match &self.session {
+            Some(token) => format!("Bearer {token}"),
+            None => self.sign(method, path, body),
+        }
+    }
+
+    fn sign(&self, method: &str, path: &str, body: &str) -> String {
+        let url = format!("{}{path}", self.url);
+        let nonce = unique().to_string();
+        sign_request(&self.key, method, &url, body.as_bytes(), unix_ns(), &nonce).unwrap()
     }
 
     /// Sends a signed request to its path.
@@ -296,6 +312,12 @@ pub fn percent(text: &str) -> String {
             _ => format!("%{byte:02X}"),
         })
         .collect()
+}
+
+/// A number that this process has not used.
+fn unique() -> u64 {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
 }
 
 pub fn unix_ns() -> u64 {

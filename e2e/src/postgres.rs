@@ -16,7 +16,10 @@ use nix::{
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-use crate::until;
+use crate::{
+    shim::{Shim, ShimSetup},
+    until,
+};
 
 /// A server of a test's own, on a socket in its own directory.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub struct Cluster {
     dir: TempDir,
     process: Option<Child>,
     bin: PathBuf,
+    /// Whether its clocks can be made to step.
+    shim: Option<ShimSetup>,
 }
 
 /// A database of a test's own.
@@ -36,10 +41,11 @@ pub struct Database {
 }
 
 impl Cluster {
-    pub async fn start() -> Self {
+    pub async fn start(with_shim: bool) -> Self {
         let bin = newest_bin();
         let dir = tempfile::Builder::new().prefix("relay-pg.").tempdir().unwrap();
-        let mut cluster = Self { dir, process: None, bin };
+        let shim = with_shim.then(|| ShimSetup::new(dir.path()));
+        let mut cluster = Self { dir, process: None, bin, shim };
         if let Some((uid, gid)) = server_user() {
             chown(cluster.dir.path(), Some(uid), Some(gid)).unwrap();
         }
@@ -74,6 +80,9 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.dir.path().join("log")).unwrap());
+        if let Some(shim) = &self.shim {
+            shim.apply(&mut server);
+        }
         self.process = Some(server.spawn().unwrap());
         let host = self.host().to_owned();
         until("PostgreSQL starts", Duration::from_secs(30), || {
@@ -81,6 +90,14 @@ impl Cluster {
             async move { tokio_postgres::connect(&url, NoTls).await.is_ok() }
         })
         .await;
+    }
+
+    /// Its clocks.
+    ///
+    /// # Panics
+    /// If it was started without a shim.
+    pub fn shim(&self) -> &Shim {
+        &self.shim.as_ref().expect("started with a shim").control
     }
 
     fn data(&self) -> PathBuf {
@@ -112,13 +129,13 @@ impl Database {
     pub async fn create() -> Self {
         match std::env::var("RELAY_TEST_DATABASE_URL") {
             Ok(url) => Self::on(shared_host(&url), None).await,
-            Err(_) => Self::private().await,
+            Err(_) => Self::private(false).await,
         }
     }
 
     /// A new database on a server of its own, which the test may mistreat.
-    pub async fn private() -> Self {
-        let cluster = Cluster::start().await;
+    pub async fn private(with_shim: bool) -> Self {
+        let cluster = Cluster::start(with_shim).await;
         Self::on(cluster.host().to_owned(), Some(cluster)).await
     }
 

@@ -229,7 +229,6 @@ impl Relay {
             .env_remove("RELAY_CONFIG")
             .env("HOME", dir)
             .env("XDG_CONFIG_HOME", dir)
-            .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

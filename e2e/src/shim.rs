@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -36,6 +36,8 @@ impl ShimSetup {
         assert!(built.success(), "the shim does not compile");
         let control_path = dir.join("control");
         fs::write(&control_path, [0; 4096]).unwrap();
+        // A database server under the shim runs as another user.
+        fs::set_permissions(&control_path, fs::Permissions::from_mode(0o666)).unwrap();
         let shadow = dir.join("shadow");
         fs::create_dir(&shadow).unwrap();
         let control = Shim(File::options().write(true).open(&control_path).unwrap());

@@ -62,12 +62,8 @@ async fn wander(
     }
 }
 
-async fn crowd(relay: &Relay, size: u32) -> Vec<Person> {
-    let mut people = Vec::new();
-    for number in 0..size {
-        people.push(Person::at(relay, number).await);
-    }
-    people
+fn crowd(relay: &Relay, size: u32) -> Vec<Person> {
+    (0..size).map(|number| Person::at(relay, number)).collect()
 }
 
 on_both! {
@@ -76,7 +72,7 @@ on_both! {
         let witness = Witness::default();
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = JoinSet::new();
-        for (seed, person) in crowd(&relay, 16).await.into_iter().enumerate() {
+        for (seed, person) in crowd(&relay, 16).into_iter().enumerate() {
             let operations = rounds(1) * 120;
             clients.spawn(wander(person, seed as u64, witness.clone(), stop.clone(), operations, 4));
         }
@@ -90,7 +86,7 @@ on_both! {
         let witness = Witness::default();
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = JoinSet::new();
-        for (seed, person) in crowd(&relay, 8).await.into_iter().enumerate() {
+        for (seed, person) in crowd(&relay, 8).into_iter().enumerate() {
             let seed = 100 + seed as u64;
             clients.spawn(wander(person, seed, witness.clone(), stop.clone(), usize::MAX, 4));
         }
@@ -112,7 +108,7 @@ on_both! {
         let inside = Arc::new(AtomicBool::new(false));
         let give_up = Instant::now() + Duration::from_secs(3 * rounds(1) as u64);
         let mut clients = JoinSet::new();
-        for person in crowd(&relay, 64).await {
+        for person in crowd(&relay, 64) {
             let (witness, inside) = (witness.clone(), inside.clone());
             clients.spawn(async move {
                 let owner = witness.owner(&person.id().to_string());
@@ -143,7 +139,7 @@ on_both! {
 
     /// A renewal and acquires race for the deadline: one wins, and then the renewal says lost.
     async fn l04_renew_races_acquire_at_the_deadline(relay: Relay) {
-        let people = Arc::new(crowd(&relay, 4).await);
+        let people = Arc::new(crowd(&relay, 4));
         let witness = Witness::default();
         let mut races = JoinSet::new();
         for race in 0..40 * rounds(1) {
@@ -180,7 +176,7 @@ on_both! {
     /// After a restart the holder goes on with its token, and nobody else comes in before its
     /// full lease has passed.
     async fn d05_restart_with_a_held_lock(relay: Relay) {
-        let (alice, bob) = (Person::at(&relay, 1).await, Person::at(&relay, 2).await);
+        let (alice, bob) = (Person::at(&relay, 1), Person::at(&relay, 2));
         let token = alice.acquire("d05", 1500).await.token();
         let dead = alice.acquire("d05-dead", 1500).await.token();
         tokio::time::sleep(Duration::from_millis(700)).await;
@@ -198,7 +194,7 @@ on_both! {
 
     /// An expiry that was told to anybody is not undone by a crash.
     async fn d05_an_expiry_that_was_told_stays(relay: Relay) {
-        let alice = Person::at(&relay, 1).await;
+        let alice = Person::at(&relay, 1);
         for round in 0..rounds(5) {
             let resource = format!("d05-told-{round}");
             let token = alice.acquire(&resource, 500).await.token();
@@ -214,7 +210,7 @@ on_both! {
     async fn d08_history_is_the_table(relay: Relay) {
         let witness = Witness::default();
         let stop = Arc::new(AtomicBool::new(false));
-        let people = crowd(&relay, 6).await;
+        let people = crowd(&relay, 6);
         let mut clients = JoinSet::new();
         for (seed, person) in people.iter().cloned().enumerate() {
             let seed = 300 + seed as u64;

@@ -14,7 +14,7 @@ async fn lease_passes() {
 on_both! {
     /// Expired means lost, also where nobody else came.
     async fn l05_renew_after_expiry(relay: Relay) {
-        let alice = Person::at(&relay, 1).await;
+        let alice = Person::at(&relay, 1);
         let token = alice.acquire("l05", LEASE).await.token();
         assert_eq!(alice.renew("l05", token, LEASE).await.token(), token);
         lease_passes().await;
@@ -28,7 +28,7 @@ on_both! {
 
     /// The old holder can do nothing to the new one.
     async fn l06_stale_token_after_takeover(relay: Relay) {
-        let (alice, bob) = (Person::at(&relay, 1).await, Person::at(&relay, 2).await);
+        let (alice, bob) = (Person::at(&relay, 1), Person::at(&relay, 2));
         let old = alice.acquire("l06", LEASE).await.token();
         lease_passes().await;
         let new = bob.acquire("l06", 60_000).await.token();
@@ -47,7 +47,7 @@ on_both! {
     }
 
     async fn l07_release_repeated(relay: Relay) {
-        let (alice, bob) = (Person::at(&relay, 1).await, Person::at(&relay, 2).await);
+        let (alice, bob) = (Person::at(&relay, 1), Person::at(&relay, 2));
         let token = alice.acquire("l07", 60_000).await.token();
         for _ in 0..2 {
             let released = alice.release("l07", token).await;
@@ -60,7 +60,7 @@ on_both! {
 
     /// A retry gives the same grant, also from a relay that was killed in between.
     async fn l08_acquire_repeated_with_the_same_request_id(relay: Relay) {
-        let alice = Person::at(&relay, 1).await;
+        let alice = Person::at(&relay, 1);
         let body = json!({"resource": "l08", "lease_ms": 60_000, "request_id": "retry-me"});
         let first = alice.post("/v1/locks/acquire", body.clone()).await;
         let again = alice.post("/v1/locks/acquire", body.clone()).await;
@@ -76,7 +76,7 @@ on_both! {
     }
 
     async fn l09_wrong_signer_token_namespace_and_replay(relay: Relay) {
-        let (alice, bob) = (Person::at(&relay, 1).await, Person::at(&relay, 2).await);
+        let (alice, bob) = (Person::at(&relay, 1), Person::at(&relay, 2));
         let token = alice.acquire("l09", 60_000).await.token();
         bob.renew("l09", token, 60_000).await.assert_code("forbidden");
         bob.release("l09", token).await.assert_code("forbidden");
@@ -103,7 +103,7 @@ on_both! {
     }
 
     async fn l10_bounds_of_leases_and_names(relay: Relay) {
-        let alice = Person::at(&relay, 1).await;
+        let alice = Person::at(&relay, 1);
         let lease = |lease: &str| format!(r#"{{"resource":"l10","lease_ms":{lease}}}"#);
         let bad = ["0", "-1", "499", "3600001", "9223372036854775808", "1e300", "\"500\"", "null"];
         for text in bad {
@@ -135,7 +135,7 @@ on_both! {
 
     /// A number that every JSON reader holds exactly, also in a raised epoch.
     async fn l11_tokens_are_exact_in_json(relay: Relay) {
-        let alice = Person::at(&relay, 1).await;
+        let alice = Person::at(&relay, 1);
         for _ in 0..3 {
             let token = alice.acquire("l11", 60_000).await.token();
             assert!(token < 1 << 53);
@@ -152,7 +152,7 @@ on_both! {
 
     /// What one client was told, another sees.
     async fn l12_inspect_sees_what_others_did(relay: Relay) {
-        let (alice, bob) = (Person::at(&relay, 1).await, Person::at(&relay, 2).await);
+        let (alice, bob) = (Person::at(&relay, 1), Person::at(&relay, 2));
         for round in 0..20 {
             let token = alice.acquire("l12", 60_000).await.token();
             let seen = bob.inspect("l12").await.body;
@@ -168,8 +168,8 @@ on_both! {
 
     /// Break, history and list: what operators use.
     async fn break_history_and_list(relay: Relay) {
-        let (alice, bob) = (Person::at(&relay, 1).await, Person::at(&relay, 2).await);
-        let admin = Person::admin(&relay).await;
+        let (alice, bob) = (Person::at(&relay, 1), Person::at(&relay, 2));
+        let admin = Person::admin(&relay);
         let first = alice.acquire("ops/a", 60_000).await.token();
         alice.acquire("ops/b", 60_000).await.token();
         bob.break_lock("ops/a", first).await.assert_code("forbidden");
