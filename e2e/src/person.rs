@@ -56,6 +56,19 @@ impl Person {
         Self::with_key(&relay.url(), number, key_of(number))
     }
 
+    /// The people 0…`size`, who share their connections.
+    pub fn crowd(relay: &Relay, size: u32) -> Vec<Self> {
+        let http = crate::relay::reqwest_client();
+        let person = |number| Self {
+            number,
+            key: key_of(number),
+            http: http.clone(),
+            url: relay.url(),
+            session: None,
+        };
+        (0..size).map(person).collect()
+    }
+
     /// The one who may break locks.
     pub fn admin(relay: &Relay) -> Self {
         Self::with_key(&relay.url(), u32::MAX, crate::relay::admin_key())

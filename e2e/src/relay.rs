@@ -148,8 +148,18 @@ impl Relay {
     }
 
     /// SIGSTOP: it stands still until [`Self::resume`].
-    pub fn pause(&self) {
+    pub async fn pause(&self) {
         self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.process.as_ref().expect("running").id());
+        until("every thread stands still", START_LIMIT, || {
+            let mut threads = fs::read_dir(&tasks).unwrap();
+            let still = threads.all(|thread| {
+                let stat = fs::read_to_string(thread.unwrap().path().join("stat"));
+                stat.unwrap().rsplit(')').next().unwrap().starts_with(" T")
+            });
+            async move { still }
+        })
+        .await;
     }
 
     pub fn resume(&self) {
@@ -172,20 +182,17 @@ impl Relay {
     pub async fn cut_power(&mut self) {
         self.kill();
         let data = self.data_dir();
-        let shadow = self.shim.as_ref().expect("set up with a shim").shadow.clone();
+        let shadow = &self.shim.as_ref().expect("set up with a shim").shadow;
         for entry in fs::read_dir(&data).unwrap() {
             let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_owned();
-            let is_store = name.to_string_lossy().contains(".db");
-            if is_store {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.contains(".db") {
+                // Files that were deleted stay deleted; the others go back to their last sync.
+                let synced = shadow.join(&name);
                 fs::remove_file(&path).unwrap();
-            }
-        }
-        for entry in fs::read_dir(&shadow).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_owned();
-            if name.to_string_lossy().contains(".db") {
-                fs::copy(&path, data.join(name)).unwrap();
+                if synced.exists() {
+                    fs::copy(synced, &path).unwrap();
+                }
             }
         }
         self.restart().await;
@@ -202,6 +209,7 @@ impl Relay {
             "[node]\nid = \"gw_test\"\ndata_dir = {data:?}\n\
              [listen]\nhttp = [\"{address}\"]\nsocket = {socket:?}\n\
              [chat]\nauth_per_ip_per_min = 0\nauth_per_user_per_min = 0\n\
+             session_ttl = \"30d\"\n\
              [[acl]]\nns = \"**\"\nwho = [\"*\"]\nallow = [\"read\", \"write\", \"lock\"]\n\
              [[acl]]\nns = \"**\"\nwho = [\"{admin}\"]\nallow = [\"admin\"]\n",
             data = self.data_dir(),

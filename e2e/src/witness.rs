@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use relay_sim::{Ask, Entry, History, Outcome, check};
+use relay_sim::{Ask, Entry, History, Outcome, Restart, check};
 
 /// Shared by all clients of one test. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -49,10 +49,10 @@ impl Witness {
         self.history.lock().unwrap().entries.push(entry);
     }
 
-    /// The relay is back after a restart.
-    pub fn restarted(&self) {
-        let now = self.now();
-        self.history.lock().unwrap().restarts.push(now);
+    /// The relay is back after it went down at `down`.
+    pub fn restarted(&self, down: u64) {
+        let up = self.now();
+        self.history.lock().unwrap().restarts.push(Restart { down, up });
     }
 
     pub fn len(&self) -> usize {

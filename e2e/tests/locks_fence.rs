@@ -19,11 +19,11 @@ async fn a_stale_write_is_refused(backend: Backend) {
     let (alice, bob) = (Person::at(&relay, 1), Person::at(&relay, 2));
     let gates = [FenceGate::new(FenceMode::PerWrite), FenceGate::new(FenceMode::PerLease)];
     let old = alice.acquire("site/prod", 600).await.token();
-    assert_eq!(alice.publish_fenced("site/prod", old, "v1").await.status, 200);
+    assert_eq!(alice.publish_fenced("site/prod", old, "v1").await.status, 201);
     assert!(gates.iter().all(|gate| gate.admit("site/prod", old).is_ok()));
 
     let new = bob.acquire_waiting("site/prod", 60_000, 10_000).await.token();
-    assert_eq!(bob.publish_fenced("site/prod", new, "v2").await.status, 200);
+    assert_eq!(bob.publish_fenced("site/prod", new, "v2").await.status, 201);
     assert!(gates.iter().all(|gate| gate.admit("site/prod", new).is_ok()));
 
     let stale = alice.publish_fenced("site/prod", old, "v1 again").await;
@@ -53,6 +53,8 @@ async fn versions(client: &Client, author: u32) -> Vec<String> {
 }
 
 /// A set that workers change by reading it, thinking, and writing it back: what object storage is.
+/// Reads go through the gate too: else a holder who lost its lock could still write after the next
+/// one has read, and the next one's write would undo it.
 #[derive(Default)]
 struct Storage {
     set: Mutex<BTreeSet<u64>>,
@@ -60,18 +62,23 @@ struct Storage {
 }
 
 impl Storage {
-    fn read(&self) -> BTreeSet<u64> {
-        self.set.lock().unwrap().clone()
+    fn read(&self, token: u64) -> Option<BTreeSet<u64>> {
+        let stored = self.set.lock().unwrap();
+        self.admits(token).then(|| stored.clone())
     }
 
     /// Says whether it was written.
     fn write(&self, token: u64, set: BTreeSet<u64>) -> bool {
         let mut stored = self.set.lock().unwrap();
-        if self.gate.as_ref().is_some_and(|gate| gate.admit("set", token).is_err()) {
-            return false;
+        let admitted = self.admits(token);
+        if admitted {
+            *stored = set;
         }
-        *stored = set;
-        true
+        admitted
+    }
+
+    fn admits(&self, token: u64) -> bool {
+        self.gate.as_ref().is_none_or(|gate| gate.admit("set", token).is_ok())
     }
 }
 
@@ -93,7 +100,7 @@ async fn lost_updates(storage: Arc<Storage>, backend: Backend, length: Duration)
                     continue;
                 };
                 let Some(token) = answer.body["fencing_token"].as_u64() else { continue };
-                let mut set = storage.read();
+                let Some(mut set) = storage.read(token) else { continue };
                 let item = rng.draw();
                 set.insert(item);
                 // Most are quick, some sleep through their lease, some die with it.
@@ -117,7 +124,7 @@ async fn lost_updates(storage: Arc<Storage>, backend: Backend, length: Duration)
     }
     let added: Vec<u64> = workers.join_all().await.into_iter().flatten().collect();
     assert!(added.len() > 10, "{} additions", added.len());
-    let stored = storage.read();
+    let stored = storage.set.lock().unwrap();
     added.iter().filter(|item| !stored.contains(item)).count()
 }
 
@@ -126,7 +133,7 @@ fn length() -> Duration {
 }
 
 fn fenced() -> Arc<Storage> {
-    let gate = Some(FenceGate::new(FenceMode::PerWrite));
+    let gate = Some(FenceGate::new(FenceMode::PerLease));
     Arc::new(Storage { gate, ..Storage::default() })
 }
 

@@ -62,17 +62,13 @@ async fn wander(
     }
 }
 
-fn crowd(relay: &Relay, size: u32) -> Vec<Person> {
-    (0..size).map(|number| Person::at(relay, number)).collect()
-}
-
 on_both! {
     /// 16 clients on 4 locks, without faults.
     async fn l01_random_operations_are_linearizable(relay: Relay) {
         let witness = Witness::default();
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = JoinSet::new();
-        for (seed, person) in crowd(&relay, 16).into_iter().enumerate() {
+        for (seed, person) in Person::crowd(&relay, 16).into_iter().enumerate() {
             let operations = rounds(1) * 120;
             clients.spawn(wander(person, seed as u64, witness.clone(), stop.clone(), operations, 4));
         }
@@ -86,16 +82,17 @@ on_both! {
         let witness = Witness::default();
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = JoinSet::new();
-        for (seed, person) in crowd(&relay, 8).into_iter().enumerate() {
+        for (seed, person) in Person::crowd(&relay, 8).into_iter().enumerate() {
             let seed = 100 + seed as u64;
             clients.spawn(wander(person, seed, witness.clone(), stop.clone(), usize::MAX, 4));
         }
         let mut rng = Rng::new(1);
         for _ in 0..rounds(10) {
             tokio::time::sleep(Duration::from_millis(rng.range(50, 500))).await;
+            let down = witness.now();
             relay.kill();
             relay.restart().await;
-            witness.restarted();
+            witness.restarted(down);
         }
         stop.store(true, Ordering::Relaxed);
         clients.join_all().await;
@@ -106,16 +103,16 @@ on_both! {
     async fn l03_one_lock_many_clients(relay: Relay) {
         let witness = Witness::default();
         let inside = Arc::new(AtomicBool::new(false));
-        let give_up = Instant::now() + Duration::from_secs(3 * rounds(1) as u64);
+        let people = Person::crowd(&relay, 64);
         let mut clients = JoinSet::new();
-        for person in crowd(&relay, 64) {
+        for person in people {
             let (witness, inside) = (witness.clone(), inside.clone());
             clients.spawn(async move {
                 let owner = witness.owner(&person.id().to_string());
                 let mut waits = Vec::new();
-                while Instant::now() < give_up {
+                for _ in 0..4 * rounds(1) {
                     let began = Instant::now();
-                    let ask = Ask::Acquire { owner, lease_ms: 10_000, request: None };
+                    let ask = Ask::Acquire { owner, lease_ms: 60_000, request: None };
                     let got = person.act(&witness, "hot", ask, 60_000).await;
                     let Outcome::Granted { token } = got else { panic!("{got:?}") };
                     waits.push(began.elapsed());
@@ -129,7 +126,6 @@ on_both! {
             });
         }
         let each: Vec<Vec<Duration>> = clients.join_all().await;
-        assert!(each.iter().all(|waits| !waits.is_empty()), "somebody was starved");
         let mut waits: Vec<Duration> = each.into_iter().flatten().collect();
         waits.sort_unstable();
         let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
@@ -139,7 +135,7 @@ on_both! {
 
     /// A renewal and acquires race for the deadline: one wins, and then the renewal says lost.
     async fn l04_renew_races_acquire_at_the_deadline(relay: Relay) {
-        let people = Arc::new(crowd(&relay, 4));
+        let people = Arc::new(Person::crowd(&relay, 4));
         let witness = Witness::default();
         let mut races = JoinSet::new();
         for race in 0..40 * rounds(1) {
@@ -153,12 +149,12 @@ on_both! {
                 let Outcome::Granted { token } = got else { panic!("{got:?}") };
                 tokio::time::sleep(Duration::from_millis(rng.range(480, 505))).await;
                 let renew = async {
-                    let ask = Ask::Renew { owner, token, lease_ms: 5000 };
+                    let ask = Ask::Renew { owner, token, lease_ms: 60_000 };
                     people[0].act(&witness, &resource, ask, 0).await
                 };
                 let acquires = people[1..].iter().map(|person| {
                     let owner = witness.owner(&person.id().to_string());
-                    let ask = Ask::Acquire { owner, lease_ms: 5000, request: None };
+                    let ask = Ask::Acquire { owner, lease_ms: 60_000, request: None };
                     person.act(&witness, &resource, ask, 0)
                 });
                 let acquires = futures_util::future::join_all(acquires);
@@ -210,7 +206,7 @@ on_both! {
     async fn d08_history_is_the_table(relay: Relay) {
         let witness = Witness::default();
         let stop = Arc::new(AtomicBool::new(false));
-        let people = crowd(&relay, 6);
+        let people = Person::crowd(&relay, 6);
         let mut clients = JoinSet::new();
         for (seed, person) in people.iter().cloned().enumerate() {
             let seed = 300 + seed as u64;

@@ -106,7 +106,7 @@ async fn p05_the_answer_to_the_commit_is_lost() {
 async fn p06_many_take_over_one_expired_lock() {
     let relay = Relay::start(Backend::Postgres).await;
     let witness = Witness::default();
-    let people: Vec<Person> = (0..64).map(|number| Person::at(&relay, number)).collect();
+    let people = Person::crowd(&relay, 64);
     for round in 0..3 {
         let mut racers = JoinSet::new();
         for person in people.iter().cloned() {

@@ -16,9 +16,7 @@ use relay_sim::{Ask, Outcome};
 const HOUR: i64 = 3600;
 
 async fn shimmed(backend: Backend) -> Relay {
-    // Sessions count on the wall clock; only the leases are looked at here.
-    let config = "[chat]\nsession_ttl = \"30d\"\n".to_owned();
-    Relay::with(Setup { shim: true, config, ..Setup::new(backend) }).await
+    Relay::with(Setup { shim: true, ..Setup::new(backend) }).await
 }
 
 /// Nobody loses a lease early, and nobody keeps one after its end, whatever the wall clock does.
@@ -64,7 +62,7 @@ async fn the_relay_stands_still(backend: Backend) {
         let Outcome::Granted { token } = got else { panic!("{got:?}") };
         tokens.push(token);
     }
-    relay.pause();
+    relay.pause().await;
     let (alice, bob, witness) = (&alice, &bob, &witness);
     let queued = tokens.iter().enumerate().map(|(number, token)| async move {
         let name = format!("t02-{number}");

@@ -6,7 +6,11 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
-use relay_e2e::{Person, Relay, Witness, on_both, rounds, until};
+use relay_e2e::{
+    Person, Relay, Witness, on_both,
+    person::{Answer, NoAnswer},
+    rounds, until,
+};
 use relay_sim::{Ask, Outcome, rng::Rng};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -20,12 +24,12 @@ async fn line_of(person: &Person, resource: &str, waiting: u64) {
     .await;
 }
 
-fn queue(
-    person: &Person,
-    resource: &'static str,
-) -> tokio::task::JoinHandle<relay_e2e::person::Answer> {
+type Waiting = tokio::task::JoinHandle<Result<Answer, NoAnswer>>;
+
+fn queue(person: &Person, resource: &str) -> Waiting {
+    let body = json!({"resource": resource, "lease_ms": 60_000, "wait_ms": 60_000});
     let person = person.clone();
-    tokio::spawn(async move { person.acquire_waiting(resource, 60_000, 60_000).await })
+    tokio::spawn(async move { person.try_post("/v1/locks/acquire", &body).await })
 }
 
 on_both! {
@@ -51,11 +55,12 @@ on_both! {
         // What the relay has to notice, it notices within a second.
         tokio::time::sleep(Duration::from_millis(1000)).await;
         assert_eq!(holder.release("q01", token).await.status, 200);
-        let granted = next.await.unwrap().token();
+        let granted = next.await.unwrap().unwrap().token();
         assert!(granted > token);
-        assert_ne!(loser.await.unwrap().status, 200, "granted to a dead session");
+        let lost = loser.await.unwrap();
+        assert!(!lost.is_ok_and(|answer| answer.status == 200), "granted to a dead session");
         assert_eq!(third.release("q01", granted).await.status, 200);
-        assert!(last.await.unwrap().token() > granted);
+        assert!(last.await.unwrap().unwrap().token() > granted);
     }
 
     /// Waits run out at the very time of hand-overs: who was told no does not hold the lock.
@@ -99,11 +104,11 @@ on_both! {
     /// Many leases end at about the same time; renewals of others go on among them.
     async fn q03_many_leases_end_at_once(relay: Relay) {
         let leases = 1500 * rounds(1);
-        let keeper = Person::at(&relay, 0);
+        let mut people = Person::crowd(&relay, 33);
+        let keeper = people.pop().unwrap();
         let kept = keeper.acquire("q03-kept", 3000).await.token();
         let mut crowd = JoinSet::new();
-        for worker in 0..32u32 {
-            let person = Person::at(&relay, worker + 1);
+        for (worker, person) in people.into_iter().enumerate() {
             crowd.spawn(async move {
                 let mut tokens = Vec::new();
                 for lease in 0..leases / 32 {
