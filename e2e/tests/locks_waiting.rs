@@ -106,7 +106,7 @@ on_both! {
         let leases = 1500 * rounds(1);
         let mut people = Person::crowd(&relay, 33);
         let keeper = people.pop().unwrap();
-        let kept = keeper.acquire("q03-kept", 3000).await.token();
+        let kept = keeper.acquire("q03-kept", 20_000).await.token();
         let mut crowd = JoinSet::new();
         for (worker, person) in people.into_iter().enumerate() {
             crowd.spawn(async move {
@@ -121,7 +121,7 @@ on_both! {
         let mut taken = Vec::new();
         let began = Instant::now();
         while taken.len() < 32 || began.elapsed() < Duration::from_millis(1500) {
-            assert_eq!(keeper.renew("q03-kept", kept, 3000).await.status, 200);
+            assert_eq!(keeper.renew("q03-kept", kept, 20_000).await.status, 200);
             if let Some(done) = crowd.try_join_next() {
                 taken.push(done.unwrap());
             }
@@ -139,7 +139,7 @@ on_both! {
         }
         let listed = keeper.get("/v1/locks?ns=default&prefix=q03&limit=1000").await.body;
         assert_eq!(listed["items"].as_array().unwrap().len(), 1, "only the kept one is held");
-        assert_eq!(keeper.renew("q03-kept", kept, 3000).await.status, 200);
+        assert_eq!(keeper.renew("q03-kept", kept, 20_000).await.status, 200);
     }
 
     /// The holder's socket drops: the lock stays its own until the lease ends.
@@ -161,14 +161,14 @@ on_both! {
         };
         let ready = call("session.resume", json!({"resume_token": resume_token})).await;
         assert_eq!(ready["t"], "session.ready", "{ready}");
-        let acquired = call("lock.acquire", json!({"resource": "q04", "lease_ms": 1500})).await;
+        let began = Instant::now();
+        let acquired = call("lock.acquire", json!({"resource": "q04", "lease_ms": 3000})).await;
         assert_eq!(acquired["t"], "lock.acquired", "{acquired}");
         let token = acquired["body"]["fencing_token"].as_u64().unwrap();
-        let began = Instant::now();
         drop(socket);
         bob.acquire("q04", 1000).await.assert_code("lock_held");
         let taken = bob.acquire_waiting("q04", 1000, 10_000).await.token();
         assert!(taken > token);
-        assert!(began.elapsed() >= Duration::from_millis(1400), "freed with the socket");
+        assert!(began.elapsed() >= Duration::from_millis(3000), "freed with the socket");
     }
 }
