@@ -48,9 +48,13 @@ impl Held {
 
 /// What a socket or stream is told last when its session is over.
 pub(crate) fn farewell(over: Over) -> String {
-    let text = match over {
+    encode_error(None, &over_problem(over))
+}
+
+/// What a waiting request is told when its session is over.
+pub(crate) fn over_problem(over: Over) -> Problem {
+    Problem::unauthorized(match over {
         Over::Revoked => "session revoked",
         Over::Expired => "session expired",
-    };
-    encode_error(None, &Problem::unauthorized(text))
+    })
 }

@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 
 use crate::{
     auth, body,
+    held::{Held, over_problem},
     params::Params,
     reply::{Reply, no_store},
 };
@@ -193,12 +194,23 @@ pub(crate) async fn post(
 ) -> Reply {
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, body::SMALL).await?;
-    let who = auth::identify(&node, &parts, &bytes).await?;
+    let caller = auth::caller(&node, &parts, &bytes).await?;
+    let who = &caller.principal;
     let response = match verb.as_str() {
-        "acquire" => no_store(StatusCode::OK, &acquire(&node, &who, body::parse(&bytes)?).await?),
-        "renew" => no_store(StatusCode::OK, &renew(&node, &who, body::parse(&bytes)?).await?),
-        "release" => no_store(StatusCode::OK, &release(&node, &who, body::parse(&bytes)?).await?),
-        "break" => no_store(StatusCode::OK, &break_lease(&node, &who, body::parse(&bytes)?).await?),
+        "acquire" => {
+            // Who waits in line with a session leaves it with the session.
+            let mut held = Held::of(&node, &caller);
+            tokio::select! {
+                biased;
+                over = held.over() => return Err(over_problem(over).into()),
+                grant = acquire(&node, who, body::parse(&bytes)?) => {
+                    no_store(StatusCode::OK, &grant?)
+                }
+            }
+        }
+        "renew" => no_store(StatusCode::OK, &renew(&node, who, body::parse(&bytes)?).await?),
+        "release" => no_store(StatusCode::OK, &release(&node, who, body::parse(&bytes)?).await?),
+        "break" => no_store(StatusCode::OK, &break_lease(&node, who, body::parse(&bytes)?).await?),
         _ => return Err(Problem::not_found("locks have acquire, renew, release and break").into()),
     };
     Ok(response)

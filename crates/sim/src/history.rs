@@ -8,11 +8,19 @@ use std::fmt;
 #[derive(Debug, Clone, Default)]
 pub struct History {
     pub entries: Vec<Entry>,
-    /// When a restarted relay first answered. A lease held before may run its full length again.
-    pub restarts: Vec<u64>,
+    /// A lease held before a restart may run its full length again after it.
+    pub restarts: Vec<Restart>,
     /// How much later than its end a lease may still be seen, beside what the history itself
     /// leaves open: the precision of the observer's clock and of the relay's.
     pub slack_ns: u64,
+}
+
+/// The relay went down and came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Restart {
+    pub down: u64,
+    /// When it was seen to answer again: not before it had read its locks.
+    pub up: u64,
 }
 
 /// One operation, from call to return.

@@ -18,6 +18,6 @@ pub mod relay;
 pub mod rng;
 pub mod world;
 
-pub use history::{Ask, Entry, History, Outcome};
+pub use history::{Ask, Entry, History, Outcome, Restart};
 pub use linear::{Verdict, check};
 pub use planted::Bug;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    history::{Entry, History},
+    history::{Entry, History, Restart},
     model::{Clock, State},
 };
 
@@ -96,7 +96,7 @@ struct End {
 
 struct Search<'a> {
     entries: &'a [&'a Entry],
-    restarts: &'a [u64],
+    restarts: &'a [Restart],
     slack_ns: u64,
     ends: Vec<End>,
     /// A list over `ends`, shifted by one; 0 is its head.
@@ -117,7 +117,7 @@ struct Placed {
 }
 
 impl<'a> Search<'a> {
-    fn new(entries: &'a [&'a Entry], restarts: &'a [u64], slack_ns: u64) -> Self {
+    fn new(entries: &'a [&'a Entry], restarts: &'a [Restart], slack_ns: u64) -> Self {
         let mut ends: Vec<End> = (0..entries.len())
             .flat_map(|entry| [true, false].map(|is_call| End { entry, is_call }))
             .collect();

@@ -5,7 +5,7 @@
 //! lease is an interval. Expiry may be seen only after its earliest possible end, and a lease
 //! may be seen as held only before its latest possible one.
 
-use crate::history::{Ask, Entry, Outcome};
+use crate::history::{Ask, Entry, Outcome, Restart};
 
 /// The state of one lock: its last grant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -48,7 +48,7 @@ enum Phase {
 pub struct Clock<'a> {
     /// No operation served from here on was served before this: the latest call so far.
     pub floor: u64,
-    pub restarts: &'a [u64],
+    pub restarts: &'a [Restart],
     pub slack_ns: u64,
 }
 
@@ -255,8 +255,9 @@ impl State {
     fn held(&self, at: &Moment<'_>) -> Option<&Last> {
         let last = self.0.as_ref()?;
         let Phase::Held { latest, lease, since, .. } = last.phase else { return None };
-        let restart = at.clock.restarts.iter().rfind(|r| (since..=at.entry.ret).contains(r));
-        let latest = restart.map_or(latest, |restart| latest.max(restart + lease));
+        let again = |restart: &&Restart| since <= restart.up && restart.down <= at.entry.ret;
+        let restart = at.clock.restarts.iter().rfind(again);
+        let latest = restart.map_or(latest, |restart| latest.max(restart.up + lease));
         (at.served_from() <= latest.saturating_add(at.clock.slack_ns)).then_some(last)
     }
 

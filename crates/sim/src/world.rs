@@ -15,7 +15,7 @@ use relay_proto::{
 };
 
 use crate::{
-    history::{Ask, Entry, History, Outcome},
+    history::{Ask, Entry, History, Outcome, Restart},
     planted::Bug,
     relay::{Relay, Reply, Request},
     rng::Rng,
@@ -71,6 +71,7 @@ struct World {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     relay: Relay,
     up: bool,
+    down_at: u64,
     life: u32,
     commit_due: bool,
     /// The relay does nothing before this (a stop signal, a slow disk).
@@ -105,6 +106,7 @@ impl World {
             events: BinaryHeap::new(),
             relay: Relay::new(bug),
             up: true,
+            down_at: 0,
             life: 0,
             commit_due: false,
             paused_until: 0,
@@ -144,7 +146,7 @@ impl World {
                 self.up = true;
                 let now = self.now();
                 self.relay.restart(now);
-                self.history.restarts.push(self.time);
+                self.history.restarts.push(Restart { down: self.down_at, up: self.time });
             }
         }
     }
@@ -224,6 +226,7 @@ impl World {
             return;
         }
         self.up = false;
+        self.down_at = self.time;
         self.life += 1;
         self.commit_due = false;
         self.cut_all();
