@@ -41,7 +41,8 @@ Examples:
     /// Bring the database to the schema of this program (`relay serve` does it by itself)
     #[command(after_help = "\
 Examples:
-  relay store migrate")]
+  relay store migrate
+  relay store migrate --data-dir /var/lib/relay")]
     Migrate,
     /// Copy everything into an empty store of either kind; the relay must be stopped
     #[command(after_help = "\
@@ -54,7 +55,8 @@ Examples:
     /// Make every later fencing token greater than any before: after a backup was restored
     #[command(after_help = "\
 Examples:
-  relay store raise-tokens")]
+  relay store raise-tokens
+  relay store raise-tokens --data-dir /var/lib/relay")]
     RaiseTokens,
 }
 
