@@ -1,5 +1,7 @@
 //! Fencing from end to end: what a lock is for (ids: E01, E02).
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},

@@ -114,8 +114,8 @@ async fn p06_many_take_over_one_expired_lock() {
     let people = Person::crowd(&relay, 64);
     for round in 0..3 {
         let mut racers = JoinSet::new();
-        for person in people.iter().cloned() {
-            let witness = witness.clone();
+        for person in &people {
+            let (person, witness) = (person.clone(), witness.clone());
             racers.spawn(async move {
                 let owner = witness.owner(&person.id().to_string());
                 let ask = Ask::Acquire { owner, lease_ms: 500, request: None };

@@ -1,5 +1,7 @@
 //! Time at a real relay and at the SDK (ids: T01…T07).
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
