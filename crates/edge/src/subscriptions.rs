@@ -79,6 +79,8 @@ struct Subscription {
     live: bool,
     /// What its frames begin with.
     head: Bytes,
+    /// The `seq` after which it began.
+    start: u64,
     /// Everything up to this `seq` was sent or looked at.
     seen: u64,
     /// Whether `stream.live` was sent.
@@ -140,6 +142,7 @@ impl Subscriptions {
             filters,
             history: asked.history,
             live,
+            start: after.unwrap_or(0),
             seen: after.unwrap_or_else(|| self.node.events.committed_seq()),
             told_live: false,
             _permit: permit,
@@ -333,7 +336,7 @@ impl Subscriptions {
             history: sub.history,
             head: sub.head.clone(),
             after_seq,
-            ephemerals: after_seq.is_some() && !sub.told_live,
+            ephemerals_from: (after_seq.is_some() && !sub.told_live).then_some(sub.start),
             now_ns: self.node.clock.wall_ns(),
         };
         self.node.fanout.join(join).await;

@@ -149,7 +149,10 @@ async fn every_wrong_proof_gets_the_same_answer() {
         let refused = house.raw("POST", "/v1/session/start", &[], &body).await;
         assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
         assert_eq!(refused.header("cache-control"), Some("no-store"));
-        answers.push((refused.status, refused.body));
+        // All but the id of the request, which tells nothing.
+        let mut said: serde_json::Value = serde_json::from_str(&refused.body).unwrap();
+        said.as_object_mut().unwrap().remove("request_id");
+        answers.push((refused.status, said));
     }
     assert!(answers.iter().all(|answer| *answer == answers[0] && answer.0 == 401), "{answers:?}");
 

@@ -53,8 +53,9 @@ pub struct JoinLive {
     pub head: Bytes,
     /// Everything up to this `seq` has been read from the store; `None` joins at the newest.
     pub after_seq: Option<u64>,
-    /// Whether ephemeral events that are still within their window are told too.
-    pub ephemerals: bool,
+    /// Tells ephemeral events too that are still within their window and came no earlier than this `seq`:
+    /// where the reader began, since one that came while it caught up is new to it.
+    pub ephemerals_from: Option<u64>,
     /// Unix nanoseconds: what has expired by then is left out.
     pub now_ns: u64,
 }
@@ -391,7 +392,7 @@ impl Thread {
         let lagging = seen.is_err();
         let seen = match seen {
             Ok(()) => {
-                let dropped = self.replay_ephemerals(&join, after);
+                let dropped = self.replay_ephemerals(&join);
                 if dropped > 0 {
                     self.stats.dropped.fetch_add(dropped, Ordering::Relaxed);
                     join.outbox.note(Item::Dropped { to: join.id, count: dropped });
@@ -432,12 +433,10 @@ impl Thread {
         Err(positions[..taken].iter().flatten().last().copied().unwrap_or(after))
     }
 
-    /// Tells the ephemeral events that came after `after`; gives the number of those without room.
-    fn replay_ephemerals(&mut self, join: &JoinLive, after: u64) -> u64 {
-        if !join.ephemerals {
-            return 0;
-        }
-        let recent = self.ephemerals.since(join.now_ns, after);
+    /// Tells recent ephemeral events; gives the number of those without room.
+    fn replay_ephemerals(&mut self, join: &JoinLive) -> u64 {
+        let Some(from) = join.ephemerals_from else { return 0 };
+        let recent = self.ephemerals.since(join.now_ns, from);
         let mut frames: Vec<Item> =
             recent.filter(|live| live.is_for(join)).map(|live| live.item(join)).collect();
         let count = frames.len();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    event, event_at, ids_of, now_ns,
+    event, event_at, forged, ids_of, now_ns,
     support::{House, key},
     text,
 };
@@ -36,13 +36,17 @@ async fn the_reference_vectors_are_judged_alike_at_the_door() {
     assert_eq!(house.count("history").await, 0, "something refused was stored");
 
     let mut stored = 0;
+    let mut seen = std::collections::HashSet::new();
     for list in ["valid", "sshsig"] {
         for case in vectors[list].as_array().unwrap() {
             let (name, given) = (&case["name"], &case["event"]);
             let answer = house.raw("POST", "/v1/events", &[], &given.to_string()).await;
+            // The same event may be there natively and with an SSH signature: it has one id.
+            let known = !seen.insert(given["id"].as_str().unwrap().to_owned());
             let expected = match name.as_str().unwrap() {
                 "largest time" => 400,
                 "ephemeral" => 202,
+                _ if known => 200,
                 _ => 201,
             };
             assert_eq!(answer.status, expected, "{name}: {}", answer.body);
@@ -207,8 +211,8 @@ async fn ephemeral_events_can_be_asked_for_within_their_window_only() {
         assert_eq!(house.ids("kinds=20001").await.len(), expected);
         assert_eq!(house.count("kinds=20001").await, expected as u64);
     }
-    let fence = event(&key(1), 20_001, &[&["fence", "db", "1"]], "");
-    assert_eq!(with.publish(&fence).await.code(), "invalid_request");
+    let fence = forged(&key(1), 20_001, &[&["fence", "db", "1"]], "");
+    assert_eq!(with.raw("POST", "/v1/events", &[], &fence).await.code(), "invalid_request");
     let gone = async {
         while with.count("kinds=20001").await > 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -270,8 +274,8 @@ async fn what_is_too_large_is_refused_before_it_is_read() {
     let answer = String::from_utf8_lossy(&answer[..length]);
     assert!(answer.starts_with("HTTP/1.1 413"), "not one byte of the body was sent: {answer}");
 
-    let long = event(&key(1), 1, &[], &"x".repeat(70_000));
-    assert_eq!(house.publish(&long).await.code(), "too_large");
+    let long = forged(&key(1), 1, &[], &"x".repeat(70_000));
+    assert_eq!(house.raw("POST", "/v1/events", &[], &long).await.code(), "too_large");
     let many = vec!["{}"; 1_001].join(",");
     let answer = house.raw("POST", "/v1/events", &[], &format!("[{many}]")).await;
     assert_eq!(answer.code(), "too_large");

@@ -44,6 +44,23 @@ pub fn event_at(
     Draft { kind, created_at_ns, tags: all, content: content.to_owned() }.sign(key).unwrap()
 }
 
+/// The JSON of an event with the right id and signature that breaks other rules.
+pub fn forged(key: &SigningKey, kind: u16, tags: &[&[&str]], content: &str) -> String {
+    let tags: Tags = tags.iter().map(|tag| tag.iter().copied()).collect();
+    let draft = Draft { kind, created_at_ns: now_ns(), tags, content: content.to_owned() };
+    let (author, canonical) = (key.node_id(), draft.canonical(&key.node_id()));
+    serde_json::json!({
+        "id": blake3::hash(&canonical).to_hex().as_str(),
+        "pubkey": author,
+        "created_at_ns": draft.created_at_ns.to_string(),
+        "kind": kind,
+        "tags": draft.tags,
+        "content": draft.content,
+        "sig": hex::encode(key.sign(&canonical)),
+    })
+    .to_string()
+}
+
 pub fn text(event: &Event) -> &str {
     std::str::from_utf8(event.json()).unwrap()
 }

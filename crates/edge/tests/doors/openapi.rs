@@ -66,6 +66,8 @@ fn check_object(
         }
     }
     let Some(members) = value.as_object() else { return Ok(()) };
+    // An object of which no member is described may hold any.
+    let open = open || schema["properties"].is_null();
     for name in schema["required"].as_array().into_iter().flatten() {
         let name = name.as_str().unwrap();
         if !members.contains_key(name) {

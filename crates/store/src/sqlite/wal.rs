@@ -88,6 +88,8 @@ fn run(conn: &Connection, signal: &Signal, stop: &(Mutex<bool>, Condvar)) {
             return;
         };
         if *stopped {
+            // Folds the log into the database, so that a stopped relay leaves one whole file.
+            copy_back(conn, "TRUNCATE");
             return;
         }
         drop(stopped);
@@ -96,17 +98,18 @@ fn run(conn: &Connection, signal: &Signal, stop: &(Mutex<bool>, Condvar)) {
             continue;
         }
         seen = commits;
-        if copy_back(conn) >= RESET_FROM_PAGES {
+        if copy_back(conn, "PASSIVE") >= RESET_FROM_PAGES {
             // What was written during the first copy; after it hardly anything is left to the writer.
-            copy_back(conn);
+            copy_back(conn, "PASSIVE");
             signal.reset.store(true, Ordering::Relaxed);
         }
     }
 }
 
 /// Copies what readers let go; returns the pages in the log.
-fn copy_back(conn: &Connection) -> i64 {
-    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1)).unwrap_or_else(|error| {
+fn copy_back(conn: &Connection, mode: &str) -> i64 {
+    let sql = format!("PRAGMA wal_checkpoint({mode})");
+    conn.query_row(&sql, [], |row| row.get(1)).unwrap_or_else(|error| {
         tracing::warn!(%error, "a checkpoint failed; it will be tried again");
         0
     })
