@@ -150,7 +150,7 @@ async fn every_wrong_proof_gets_the_same_answer() {
         assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
         assert_eq!(refused.header("cache-control"), Some("no-store"));
         // All but the id of the request, which tells nothing.
-        let mut said: serde_json::Value = serde_json::from_str(&refused.body).unwrap();
+        let mut said: Value = serde_json::from_str(&refused.body).unwrap();
         said.as_object_mut().unwrap().remove("request_id");
         answers.push((refused.status, said));
     }
