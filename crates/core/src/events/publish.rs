@@ -76,6 +76,8 @@ pub(super) struct Shared {
     pub ephemerals: Mutex<Ephemerals>,
     /// Every namespace that holds an event.
     pub namespaces: RwLock<BTreeSet<Namespace>>,
+    /// The namespaces of all events up to this `seq` are in `namespaces`.
+    pub noted_seq: AtomicU64,
     pub stats: EventsStats,
 }
 
@@ -102,6 +104,7 @@ impl Events {
         gate: Arc<dyn Gate>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
+        let noted_seq = AtomicU64::new(store.committed_seq());
         let namespaces = store.namespaces().await?.into_iter().map(|info| info.name).collect();
         let verifier = Verifier::start(config.verify_threads)
             .map_err(|error| StoreError::Database(error.to_string()))?;
@@ -112,6 +115,7 @@ impl Events {
             clock,
             ephemerals: Mutex::new(Ephemerals::new(config.ephemeral_replay_ms.min(60_000))),
             namespaces: RwLock::new(namespaces),
+            noted_seq,
             stats: EventsStats::default(),
         };
         Ok(Self { shared: Arc::new(shared), verifier })
@@ -313,6 +317,9 @@ impl Shared {
         drop(known);
         if !new.is_empty() {
             self.namespaces.write().unwrap_or_else(PoisonError::into_inner).extend(new);
+        }
+        if let Some(last) = events.last() {
+            self.noted_seq.fetch_max(last.seq, Ordering::Release);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Reading: pages, counts, single events, live subscriptions.
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, atomic::Ordering};
 
 use relay_proto::{
     Cursor, Event, EventId, Filter, Namespace, NodeId, Position, Problem, event::Class,
@@ -60,6 +60,8 @@ impl Events {
         reader: &dyn ReadScope,
         question: Question,
     ) -> Result<(Page, Option<String>), Problem> {
+        // Before the namespaces are looked at.
+        let noted_seq = self.shared.noted_seq.load(Ordering::Acquire);
         let (mut query, ephemeral) = self.shared.query(reader, &question)?;
         query.from = match &question.cursor {
             None => None,
@@ -70,6 +72,9 @@ impl Events {
             self.shared.store.page(query.clone()).await.map_err(|e| store_problem(&e))?;
         if let Some(problem) = pruned {
             return Err(problem);
+        }
+        if question.order == Order::Seq {
+            stay_within(&mut page, noted_seq);
         }
         if ephemeral {
             self.shared.add_ephemerals(reader, &query, &mut page);
@@ -289,6 +294,17 @@ impl Shared {
         let latest = self.store.latest(coordinate).await?;
         Ok(latest.is_none_or(|latest| latest.id == found.id))
     }
+}
+
+/// Ends a page of a walk in order of arrival at `last`. What a commit after that brought may lie in a namespace
+/// that was not known when the question was put together; whoever walks on must still meet it.
+fn stay_within(page: &mut Page, last: u64) {
+    if page.through_seq <= last {
+        return;
+    }
+    page.events.retain(|event| event.seq <= last);
+    page.next = None;
+    page.through_seq = last;
 }
 
 fn time(position: Position) -> Option<(u64, u64)> {

@@ -306,6 +306,10 @@ impl Thread {
         let mut built: SmallVec<[(Bytes, Bytes); 4]> = SmallVec::new();
         for &slot in &matched {
             let Some(sub) = &mut self.slots[slot] else { continue };
+            if live.seq > 0 && live.seq <= sub.seen {
+                // Read from the store already: a commit is seen there before it is told here.
+                continue;
+            }
             if sub.lagging {
                 // It reads what is stored from the store; of the rest it will be told how much it missed.
                 if live.seq == 0 {
@@ -397,8 +401,9 @@ impl Thread {
                     self.stats.dropped.fetch_add(dropped, Ordering::Relaxed);
                     join.outbox.note(Item::Dropped { to: join.id, count: dropped });
                 }
-                join.outbox.note(Item::Live { to: join.id, seq: last });
-                last
+                let seen = last.max(after);
+                join.outbox.note(Item::Live { to: join.id, seq: seen });
+                seen
             }
             Err(seen) => {
                 join.outbox.note(Item::Lagging { to: join.id, after_seq: seen });
