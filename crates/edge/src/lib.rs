@@ -3,6 +3,7 @@
 //! Doors decode, find out who asks, limit, call the node and encode its answer. They decide nothing.
 
 mod access;
+mod acme;
 mod auth;
 mod body;
 mod events;

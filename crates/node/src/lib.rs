@@ -14,6 +14,6 @@ mod start;
 
 pub use connections::{Connections, Place};
 pub use gate::Reader;
-pub use identity::{Identity, IdentityError};
+pub use identity::{Identity, IdentityError, write_secret};
 pub use node::Node;
 pub use start::StartError;

@@ -73,11 +73,19 @@ pub struct Metrics {
     pub sse_streams: AtomicU64,
     /// Connections closed because they did not read.
     pub slow_consumers: AtomicU64,
+    /// Unix seconds; 0 where no certificate is fetched.
+    certificate_expires: AtomicU64,
     /// Answers by class of status: index 0 is 1xx.
     pub responses: [AtomicU64; 5],
 }
 
 impl Metrics {
+    /// A certificate that was fetched is in use until then.
+    pub fn certificate_expires(&self, at: std::time::SystemTime) {
+        let unix = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.certificate_expires.store(unix.as_secs(), Ordering::Relaxed);
+    }
+
     pub(crate) fn committed(&self, events: &[Committed], now_ns: u64) {
         // All of one job arrived together; the first of each job stands for the others.
         let mut last = (0, 0);
@@ -203,6 +211,11 @@ impl Node {
                 load(&metrics.writer_queued),
             ),
             ("relay_log_seq", "The newest seq of the event log.", self.store.committed_seq()),
+            (
+                "relay_certificate_expires_timestamp_seconds",
+                "When the certificate that was fetched ends; 0 where none is.",
+                load(&metrics.certificate_expires),
+            ),
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
         }

@@ -130,8 +130,19 @@ impl Listen {
 }
 
 section! {
-    /// Encryption of the listening addresses. Both files, or none.
+    /// Encryption of the listening addresses: a name to get a certificate for, or both files, or nothing.
     pub struct Tls {
+        /// The public name of this relay. A certificate for it is fetched and renewed by ACME (RFC 8555), whose
+        /// terms you accept by setting this; port 80 of that name must lead to 'challenge'.
+        domain: String = String::new();
+        /// Where the certificate's authority may write to you.
+        acme_email: String = String::new();
+        /// The authority's directory.
+        acme_directory: String = "https://acme-v02.api.letsencrypt.org/directory".into();
+        /// The authority's own root in PEM, where it is not one that this machine trusts.
+        acme_ca_file: Option<ExistingFile> = None;
+        /// Answers the authority's questions, and sends others to https.
+        challenge: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 80));
         /// Certificate chain in PEM, the relay's own first.
         cert_file: Option<ExistingFile> = None;
         /// Private key in PEM, closed to other users.

@@ -11,6 +11,10 @@ use crate::app::App;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "The relay")]
 pub struct NodeFlags {
+    /// The public name of this relay: fetches a certificate for it, listens on ports 80 and 443, and is
+    /// its id where no other is given
+    #[arg(long, value_name = "NAME")]
+    pub domain: Option<String>,
     /// Listen here; repeatable. Loopback port 8080 where nothing is said
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<String>,
@@ -77,9 +81,13 @@ impl NodeFlags {
     pub fn sources(&self, app: &App) -> Sources {
         let path = |path: &PathBuf| path.to_string_lossy().into_owned();
         let list = |list: &[String]| (!list.is_empty()).then(|| list.join(","));
+        let listen = list(&self.listen).or_else(|| {
+            (self.domain.is_some() && self.port.is_none()).then(|| "0.0.0.0:443".to_owned())
+        });
         let flags = [
-            ("--listen", "listen.http", list(&self.listen)),
-            ("--node-id", "node.id", self.node_id.clone()),
+            ("--domain", "tls.domain", self.domain.clone()),
+            ("--listen", "listen.http", listen),
+            ("--node-id", "node.id", self.node_id.clone().or_else(|| self.domain.clone())),
             ("--node-type", "node.type", self.node_type.and_then(word)),
             ("--connect", "federation.connect", self.connect.clone()),
             ("--fallback", "federation.fallback", list(&self.fallback)),

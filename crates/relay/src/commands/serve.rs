@@ -1,6 +1,6 @@
 //! `relay serve`: a relay.
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::io::IsTerminal;
 
 use clap::Args;
 use relay_node::config::{self, LogFormat};
@@ -20,13 +20,11 @@ use super::node_flags::NodeFlags;
 Examples:
   relay serve
   relay serve --port 8080 --node-id relay.example.com --data-dir /var/lib/relay
+  relay serve --domain relay.example.com
   relay serve --connect wss://relay.example.com --node-id alice.home")]
 pub struct Serve {
     #[command(flatten)]
     node: NodeFlags,
-    /// Host this script; repeatable
-    #[arg(long, value_name = "FILE.rl")]
-    script: Vec<PathBuf>,
 }
 
 impl Serve {
