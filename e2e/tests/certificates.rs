@@ -1,6 +1,8 @@
 //! `relay serve --domain`: a certificate from a real ACME authority (Let's Encrypt's test server), which
 //! looks at the relay under its name as the public one would.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
+
 use std::{
     fs,
     net::SocketAddr,
