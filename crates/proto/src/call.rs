@@ -51,6 +51,8 @@ pub struct Call {
     pub streaming: bool,
     /// W3C traceparent.
     pub trace: Option<String>,
+    /// Whether the answer is to say where its time went (`relay call --trace`).
+    pub timing: bool,
 }
 
 impl Call {
@@ -64,6 +66,7 @@ impl Call {
             idempotency_key: None,
             streaming: false,
             trace: None,
+            timing: false,
         }
     }
 
