@@ -3,8 +3,10 @@
 //! Doors decode, find out who asks, limit, call the node and encode its answer. They decide nothing.
 
 mod access;
+mod attach;
 mod auth;
 mod body;
+mod calls;
 mod events;
 mod held;
 mod info;
@@ -15,6 +17,7 @@ mod peer;
 mod reply;
 mod routes;
 mod server;
+mod services;
 mod sessions;
 mod socket;
 mod sse;

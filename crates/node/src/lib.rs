@@ -9,6 +9,7 @@ mod identity;
 mod maintenance;
 pub mod metrics;
 mod node;
+pub mod services;
 mod settings;
 mod start;
 
@@ -16,4 +17,5 @@ pub use connections::{Connections, Place};
 pub use gate::Reader;
 pub use identity::{Identity, IdentityError};
 pub use node::Node;
+pub use services::{ServiceSpec, Services, Way};
 pub use start::StartError;

@@ -22,6 +22,7 @@ use relay_store::{
     Clock, CommitObserver, Committed, Order, PostgresOptions, PostgresStore, SqliteOptions,
     SqliteStore, Store, StoreError, WriteStats,
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -32,6 +33,7 @@ use crate::{
     maintenance,
     metrics::Metrics,
     node::Node,
+    services::{Outside, Services},
     settings,
 };
 
@@ -46,6 +48,8 @@ pub enum StartError {
     DataDir { path: String, source: std::io::Error },
     #[error("the configuration cannot be used: {0}")]
     Setting(String),
+    #[error("what services keep cannot be opened: {0}")]
+    Actors(String),
     #[error("no thread could be started: {0}")]
     Thread(std::io::Error),
     #[error("stored events cannot be read: {0}")]
@@ -71,6 +75,7 @@ impl Node {
             held: held.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
+            newest: watch::Sender::new(0),
             later: OnceLock::new(),
         });
         let store = open_store(&config, &clock, &commits).await?;
@@ -96,9 +101,25 @@ impl Node {
         let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
         let sessions = settings::sessions(&config, &identity.relay_id);
         let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
+        let locks = Arc::new(Locks::new(store.clone(), held));
+        let event_limits = settings::event_limits(&config);
+        let outside = |router| Outside {
+            router,
+            events: events.clone(),
+            locks: locks.clone(),
+            policy: policy.clone(),
+            quotas: quotas.clone(),
+            clock: clock.clone(),
+            event_limits: event_limits.clone(),
+            key: identity.key.clone(),
+            lane: events.lane(),
+            committed: commits.newest.subscribe(),
+        };
+        let services = Services::open(&config, &dir, outside, clock.clone()).await?;
         let node = Arc::new(Self {
-            locks: Locks::new(store.clone(), held),
-            event_limits: settings::event_limits(&config),
+            locks,
+            services: Arc::new(services),
+            event_limits,
             started_at_ns: clock.wall_ns(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -121,9 +142,16 @@ impl Node {
         let (audit, stop) = (node.audit.clone(), node.stop.clone());
         node.tasks.spawn(async move { audit.run(stop).await });
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
+        if let Err(error) = node.services.start_configured(&node.config).await {
+            node.close(START_GRACE).await;
+            return Err(error);
+        }
         Ok(node)
     }
 }
+
+/// Time for what was started already, where the rest cannot be.
+const START_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 async fn open_store(
     config: &Config,
@@ -235,6 +263,8 @@ struct Commits {
     held: Arc<HeldCounts>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
+    /// The newest `seq`, for readers that wait at the end of the log.
+    newest: watch::Sender<u64>,
     later: OnceLock<Later>,
 }
 
@@ -250,6 +280,9 @@ impl CommitObserver for Commits {
         if let Some(later) = self.later.get() {
             later.events.committed(events);
             later.fanout.committed(events);
+        }
+        if let Some(last) = events.last() {
+            self.newest.send_replace(last.seq);
         }
         self.metrics.committed(events, self.clock.wall_ns());
     }
