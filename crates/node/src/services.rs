@@ -110,12 +110,13 @@ impl Services {
     /// Opens what actors keep under `dir`, and starts nothing yet.
     pub(crate) async fn open(
         config: &Config,
+        relay_id: &str,
         dir: &Path,
         outside: impl FnOnce(Router) -> Outside,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         let bad = |error: &dyn std::fmt::Display| StartError::Setting(error.to_string());
-        let relay: RelayId = config.node.id.parse().map_err(|error| bad(&error))?;
+        let relay: RelayId = relay_id.parse().map_err(|error| bad(&error))?;
         let results = ResultLimits {
             entries: config.calls.max_results as usize,
             bytes: config.calls.max_result_bytes.0 as usize,

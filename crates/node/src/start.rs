@@ -115,7 +115,8 @@ impl Node {
             lane: events.lane(),
             committed: commits.newest.subscribe(),
         };
-        let services = Services::open(&config, &dir, outside, clock.clone()).await?;
+        let services =
+            Services::open(&config, &identity.relay_id, &dir, outside, clock.clone()).await?;
         let node = Arc::new(Self {
             locks,
             services: Arc::new(services),
