@@ -289,7 +289,7 @@ async fn scripts_use_the_nodes_events_and_locks_under_a_key_of_their_own() {
     let mut answer = Value::Null;
     for _ in 0..400 {
         let found = house.raw("GET", "/v1/events?tag.t=answer", &[], "").await.json();
-        if let Some(first) = found["items"].as_array().and_then(|items| items.first()) {
+        if let Some(first) = found["events"].as_array().and_then(|items| items.first()) {
             answer = first.clone();
             break;
         }
