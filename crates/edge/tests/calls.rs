@@ -58,7 +58,7 @@ export const bot = service("bot", {
     state: { seen: [] },
     on: {
         notes: {
-            filter: { kinds: [1], "#t": ["ask"] },
+            filter: { kinds: [1], "tag.t": ["ask"] },
             async handle(ctx, event) {
                 ctx.state.seen.push(event.content);
                 await ctx.publish({ kind: 1, content: "re: " + event.content, tags: [["t", "answer"]] });
