@@ -92,8 +92,12 @@ impl Journal {
 
     /// Adds a line.
     pub fn write(&self, level: LogLevel, message: &str) {
-        let end = message.floor_char_boundary(MAX_LINE.min(message.len()));
-        let message = message.get(..end).unwrap_or_default().to_owned();
+        let mut length = 0;
+        let fits = |c: &char| {
+            length += c.len_utf8();
+            length <= MAX_LINE
+        };
+        let message = message.chars().take_while(fits).collect();
         let at_ms = self.clock.now_ms();
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let number = *self.newest.borrow() + 1;

@@ -37,6 +37,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     auth::{self, Proof},
     reply::{Refused, Reply},
+    stall::STUCK,
 };
 
 /// Longest frame: a script, a call's arguments or its result.
@@ -216,7 +217,9 @@ impl Attached {
     }
 
     async fn send(&mut self, text: String) -> Result<(), Over> {
-        self.socket.send(Message::Text(text.into())).await.map_err(|_| Over)
+        let sent = self.socket.send(Message::Text(text.into()));
+        // A program that does not read is gone for us.
+        tokio::time::timeout(STUCK, sent).await.map_err(|_| Over)?.map_err(|_| Over)
     }
 
     async fn take(&mut self, text: &str) -> Result<(), Over> {

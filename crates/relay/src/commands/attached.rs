@@ -34,10 +34,6 @@ impl Ending {
 
 /// Attaches to the relay behind a local socket.
 pub(super) async fn attach(app: &App, target: &Target) -> Result<(Client, Attachment), Failure> {
-    if !target.url.starts_with("unix:") {
-        let what = format!("{} is not a relay's local socket", target.url);
-        return Err(Failure::usage(what).hint("--url unix:PATH", "the socket of the relay here"));
-    }
     // The uid speaks here, whatever key there is.
     let client = app.client_for(target, false).await?;
     let attachment = client.attach().await.map_err(|error| Failure::of(error, &target.url))?;

@@ -78,7 +78,11 @@ fn url(text: &str) -> Result<String, String> {
 
 impl Expose {
     pub async fn run(self, app: &App) -> Outcome {
-        let target = app.target()?;
+        let target = app.local_target()?.ok_or_else(|| {
+            Failure::usage("no relay runs on this machine")
+                .hint("relay serve", "start one")
+                .hint("--url unix:PATH", "where its socket is elsewhere")
+        })?;
         let (client, mut attachment) = attach(app, &target).await?;
         let mut ending = Ending::new()?;
         let child = self.program().map(|program| Child::start(&self.name, program)).transpose()?;

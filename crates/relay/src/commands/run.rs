@@ -70,7 +70,7 @@ impl Run {
         }
         let own = self.standalone || self.port.is_some() || self.node_id.is_some();
         let own = own || self.data_dir.is_some();
-        match app.target().ok().filter(|_| !own) {
+        match app.local_target()?.filter(|_| !own) {
             Some(target) => self.attached(app, &target, &file).await,
             None => self.standalone(app, file).await,
         }
