@@ -34,8 +34,8 @@ pub(crate) async fn list(State(node): State<Arc<Node>>, request: Request) -> Rep
     let all = matches!(who.principal, Principal::Operator);
     let actors = node.services.router.actors();
     let seen = actors.iter().filter(|actor| all || actor.info.visibility == Visibility::Public);
-    let items: Vec<Value> = seen.map(entry).collect();
-    Ok(no_store(StatusCode::OK, &json!({ "relay_id": node.identity.relay_id, "items": items })))
+    let services: Vec<Value> = seen.map(entry).collect();
+    Ok(no_store(StatusCode::OK, &json!({ "relay": node.identity.relay_id, "services": services })))
 }
 
 /// What everybody may know of a service.

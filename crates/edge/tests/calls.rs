@@ -195,7 +195,7 @@ async fn a_service_learns_who_calls_and_only_what_was_proven() {
     assert_eq!(rpc_code(signed.call_service(&secret).await), RpcCode::ServiceNotFound);
     assert_eq!(house.operator().call_service(&secret).await.unwrap().result, 42);
     let public: Value = house.raw("GET", "/services", &[], "").await.json();
-    let names: Vec<_> = public["items"].as_array().unwrap().iter().collect();
+    let names: Vec<_> = public["services"].as_array().unwrap().iter().collect();
     assert!(names.iter().all(|item| item["service_name"] != "secret"), "{public}");
     house.close().await;
 }

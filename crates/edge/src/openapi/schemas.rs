@@ -344,8 +344,8 @@ struct RpcError {
 
 #[derive(Serialize, ToSchema)]
 struct ServiceList {
-    relay_id: String,
-    items: Vec<ServiceEntry>,
+    relay: String,
+    services: Vec<ServiceEntry>,
 }
 
 #[derive(Serialize, ToSchema)]

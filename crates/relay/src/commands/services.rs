@@ -152,7 +152,7 @@ impl Show {
                 Ok(0)
             }
             several => {
-                app.out.list(&json!({ "items": several }), several, &COLUMNS)?;
+                app.out.list(&json!({ "services": several }), several, &COLUMNS)?;
                 Ok(0)
             }
         }
@@ -203,7 +203,16 @@ async fn fetch(client: &Client, scope: Scope) -> Result<Value, Failure> {
     asked.map_err(|error| Failure::of(error, "services"))
 }
 
-/// The entries of an answer.
+/// The entries of an answer, each with the address of its node as one text.
 fn items(answer: &Value) -> Vec<Value> {
-    answer["items"].as_array().cloned().unwrap_or_default()
+    let mut items = answer["services"].as_array().cloned().unwrap_or_default();
+    for item in &mut items {
+        let node = &item["node_address"];
+        let steps = [node["id"].as_str(), node["main_relay"].as_str()];
+        let address = steps.into_iter().flatten().collect::<Vec<_>>().join("@");
+        if !address.is_empty() {
+            item["node_address"] = address.into();
+        }
+    }
+    items
 }
