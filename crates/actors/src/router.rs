@@ -260,6 +260,16 @@ impl Router {
         }
     }
 
+    /// Whether a call would be taken here; nothing is called.
+    ///
+    /// # Errors
+    /// What it would be refused with.
+    pub fn admits(&self, call: &Call, caller: &Caller) -> Result<(), CallError> {
+        let entry = self.find(&call.to.service);
+        let entry = entry.ok_or_else(|| CallError::service_not_found(&call.to.service))?;
+        self.admit(&entry, call, caller)
+    }
+
     /// Takes a message that came over a link and has no answer.
     ///
     /// # Errors

@@ -110,7 +110,7 @@ impl Node {
             policy: policy.clone(),
             quotas: quotas.clone(),
             clock: clock.clone(),
-            event_limits: event_limits.clone(),
+            event_limits,
             key: identity.key.clone(),
             lane: events.lane(),
             committed: commits.newest.subscribe(),
