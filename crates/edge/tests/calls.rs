@@ -524,9 +524,7 @@ async fn web_server() -> (String, Arc<AtomicU32>) {
                     while let Some(Ok(message)) = socket.recv().await {
                         match message {
                             Message::Text(_) | Message::Binary(_) => {
-                                if socket.send(message).await.is_err() {
-                                    return;
-                                }
+                                let _ = socket.send(message).await;
                             }
                             Message::Close(_) => return,
                             _ => {}

@@ -233,6 +233,9 @@ impl Child {
     }
 }
 
+/// The id of a call, and its result unless it was cancelled.
+type Answered = (String, Option<Result<Json, CallError>>);
+
 /// Serves calls until the command is to end; `Err(None)`: the child process was given up.
 async fn serve(
     app: &App,
@@ -240,7 +243,7 @@ async fn serve(
     child: Option<&Child>,
     ending: &mut Ending,
 ) -> Result<(), Option<Failure>> {
-    let mut running = FuturesUnordered::new();
+    let mut running: FuturesUnordered<BoxFuture<'static, Answered>> = FuturesUnordered::new();
     let mut cancels: HashMap<String, CancellationToken> = HashMap::new();
     let lines = child.and_then(|child| child.journal.clone());
     let mut newest = lines.as_ref().map(Journal::newest);
@@ -269,7 +272,10 @@ async fn serve(
                         let cancel = CancellationToken::new();
                         cancels.insert(call.id.clone(), cancel.clone());
                         let (id, work) = (call.id.clone(), child.call(*call));
-                        running.push(async move { (id, cancel.run_until_cancelled(work).await) });
+                        running.push(Box::pin(async move {
+                            let result = cancel.run_until_cancelled(work).await;
+                            (id, result)
+                        }));
                     }
                     (Served::Call(_), None) => {}
                     (Served::Cancel(id), _) => {
@@ -294,8 +300,11 @@ async fn given_up(child: Option<&Child>) {
 
 /// Resolves when a log has new lines; never where there is none, or where it has ended.
 async fn grown(newest: Option<&mut watch::Receiver<u64>>) {
-    match newest {
-        Some(newest) if newest.changed().await.is_ok() => {}
-        _ => std::future::pending().await,
+    let changed = match newest {
+        Some(newest) => newest.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending().await
     }
 }
