@@ -2,11 +2,13 @@
 //!
 //! - [`link`]: what a link is to everything above it: a peer whose identity is proven, messages in
 //!   lanes, requests with answers, streams with credit
+//! - [`links`]: links over sockets: dialled, accepted, kept up
 //! - [`local`]: what this node offers to the federation: its services and its homes
 //!
 //! Nothing here knows a domain's rules: what arrives is handed to the [`local::LocalNode`].
 
 pub mod link;
+pub mod links;
 pub mod local;
 
 pub use link::{Link, LinkEvents};
