@@ -1,6 +1,6 @@
 //! Links over loopback sockets.
 
-mod support;
+mod sockets;
 
 use std::time::Duration;
 
@@ -17,7 +17,9 @@ use relay_proto::{
         handshake::{Credential, Expected, Pin},
     },
 };
-use support::{Node, Policy, Proxy, identity, number, pieces, psk, read_all, request, secret, token};
+use sockets::{
+    Node, Policy, Proxy, identity, number, pieces, psk, read_all, request, secret, token,
+};
 
 use relay_fed::links::Kind;
 
@@ -66,7 +68,9 @@ async fn bodies_and_results_stream() {
     let mirrored = link.request(request("mirror", 0), Some(pieces(200, 10_000))).await.unwrap();
     let bytes = read_all(mirrored.stream.unwrap()).await;
     assert_eq!(bytes.len(), 2_000_000);
-    assert!(bytes.chunks(10_000).enumerate().all(|(at, piece)| piece.iter().all(|b| *b == at as u8)));
+    assert!(
+        bytes.chunks(10_000).enumerate().all(|(at, piece)| piece.iter().all(|b| *b == at as u8))
+    );
 }
 
 #[tokio::test]
@@ -181,8 +185,11 @@ async fn keys_and_secrets_that_fit_are_taken() {
 async fn plain_text_stays_on_this_machine() {
     let spoke = Node::spoke("alice", Encoding::Cbor);
     let expected = Expected { relay: None, pin: Pin::FirstUse };
-    for (url, reason) in [("http://127.0.0.1:1/", "bad_url"), ("ws://127.0.0.1:1/federate", "connect")] {
-        let hub = Hub { url: url.into(), expected: expected.clone(), credentials: vec![token("t")] };
+    for (url, reason) in
+        [("http://127.0.0.1:1/", "bad_url"), ("ws://127.0.0.1:1/federate", "connect")]
+    {
+        let hub =
+            Hub { url: url.into(), expected: expected.clone(), credentials: vec![token("t")] };
         let target = spoke.links.connect(Target::one(hub, false));
         let status = status(&target, |status| status.last_reason.is_some()).await;
         assert_eq!(status.last_reason, Some(reason), "{:?}", status.last_error);
@@ -219,10 +226,8 @@ async fn a_relay_that_comes_again_replaces_its_older_link() {
     let again = Node::spoke("alice", Encoding::Cbor);
     let _second = again.links.connect(Target::one(hub.as_hub(Credential::Known), false));
     assert_eq!(spoke.app.lost("hub-a").await, "closed");
-    let new = hub
-        .app
-        .until(|book| book.up.iter().find(|link| link.id() != old.id()).cloned())
-        .await;
+    let new =
+        hub.app.until(|book| book.up.iter().find(|link| link.id() != old.id()).cloned()).await;
     let answer = new.request(request("echo", 3), None).await.unwrap();
     assert_eq!(number(&answer.message), 3);
 }
@@ -242,18 +247,24 @@ async fn the_relay_dials_again_when_its_hub_closes() {
 }
 
 /// Two hubs, a spoke with a warm standby.
-async fn with_standby(proxied: Option<&Proxy>, hubs: &[Node; 2]) -> (Node, relay_fed::links::TargetHandle) {
+async fn with_standby(
+    proxied: Option<&Proxy>,
+    hubs: &[Node; 2],
+) -> (Node, relay_fed::links::TargetHandle) {
     let spoke = Node::spoke("alice", Encoding::Cbor);
     let mut first = hubs[0].as_hub(token("1"));
     if let Some(proxy) = proxied {
         first.url = format!("ws://127.0.0.1:{}/federate", proxy.port);
     }
-    let target =
-        Target::with_fallbacks(vec![first, hubs[1].as_hub(token("1"))]);
+    let target = Target::with_fallbacks(vec![first, hubs[1].as_hub(token("1"))]);
     let target = spoke.links.connect(Target { stable: Duration::from_millis(200), ..target });
-    status(&target, |status| status.relay.as_ref().is_some_and(|relay| relay.as_str() == "hub-a")).await;
+    status(&target, |status| status.relay.as_ref().is_some_and(|relay| relay.as_str() == "hub-a"))
+        .await;
     let standby = hubs[1].app.link_to("alice").await;
-    assert!(standby.peer().features.iter().any(|f| f == "standby") || !standby.peer().features.is_empty());
+    assert!(
+        standby.peer().features.iter().any(|f| f == "standby")
+            || !standby.peer().features.is_empty()
+    );
     (spoke, target)
 }
 

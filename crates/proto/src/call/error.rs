@@ -81,6 +81,9 @@ impl RpcCode {
     }
 }
 
+/// The member of `data` that says a call did not start.
+const NOT_STARTED: &str = "not_started";
+
 /// Why a call has no result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallError {
@@ -137,6 +140,18 @@ impl CallError {
             self.code,
             RpcCode::Overloaded | RpcCode::ServiceNotFound | RpcCode::Forbidden | RpcCode::Loop
         )
+    }
+
+    /// Says that the call certainly did not start, so that it may be sent to another instance. For
+    /// refusals by a relay or router; what a service answers never says so.
+    #[must_use]
+    pub fn not_started(self) -> Self {
+        self.with(NOT_STARTED, true)
+    }
+
+    /// Whether [`Self::not_started`] was said.
+    pub fn is_not_started(&self) -> bool {
+        self.data.get(NOT_STARTED) == Some(&Value::Bool(true))
     }
 
     /// `data` as it stands on the wire: with our `code`. `null` where there is nothing to say.
