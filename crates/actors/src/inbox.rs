@@ -137,6 +137,7 @@ impl Mailbox {
             mpsc::error::TrySendError::Full(_) => {
                 self.counters.overloaded.fetch_add(1, Relaxed);
                 CallError::overloaded("the service's mailbox is full", self.retry_after_ms())
+                    .not_started()
             }
             mpsc::error::TrySendError::Closed(envelope) => {
                 CallError::service_not_found(&envelope.request.method)

@@ -254,9 +254,11 @@ impl Router {
         caller: Caller,
         body: Option<BodyStream>,
     ) -> Result<Reply, CallError> {
+        // Said to have not started, so that the caller's hub may try another instance.
+        self.admits(&call, &caller).map_err(CallError::not_started)?;
         match self.find(&call.to.service) {
             Some(entry) => self.serve(&entry, call, caller, body).await,
-            None => Err(CallError::service_not_found(&call.to.service)),
+            None => Err(CallError::service_not_found(&call.to.service).not_started()),
         }
     }
 

@@ -37,7 +37,7 @@ fn document(node: &Node) -> Value {
         "gateway_id": node.identity.relay_id,
         "key": node.identity.node_id(),
         "version": env!("CARGO_PKG_VERSION"),
-        "roles": ["main"],
+        "roles": [if node.config.is_home() { "home" } else { "main" }],
         "protocols": ["relay-event-v1"],
         "limits": {
             "event_bytes": limits.event_bytes,

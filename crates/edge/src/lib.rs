@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod calls;
 mod events;
+mod federation;
 mod held;
 mod info;
 mod locks;

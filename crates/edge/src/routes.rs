@@ -18,7 +18,7 @@ use relay_proto::Problem;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
-    access, attach, calls, events, info, locks, openapi,
+    access, attach, calls, events, federation, info, locks, openapi,
     reply::{Refused, name_request},
     services, sessions, socket, sse,
 };
@@ -72,6 +72,21 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/actors/{name}/restart", post(services::restart))
         .route("/v1/actors/{name}/log", get(services::log))
         .route("/v1/attach", get(attach::upgrade))
+        .route("/v1/calls/explain", post(federation::explain))
+        .route("/v1/gateways/resolve", get(federation::resolve))
+        .route("/federate", get(federation::link))
+        .route("/ws/federation", get(federation::link))
+        .route("/ws/peers", get(federation::link))
+        .route("/registry", get(federation::registry))
+        .route("/status", get(federation::status))
+        .route("/federation/registry", get(federation::federation_registry))
+        .route("/federation/peers", get(federation::peers))
+        .route("/federation/peers/add", post(federation::add_peer))
+        .route("/federation/peers/{id}", delete(federation::remove_peer))
+        .route("/federation/spokes", get(federation::spokes))
+        .route("/federation/spokes/{id}", delete(federation::kick_spoke))
+        .route("/federation/health", get(federation::health))
+        .route("/federation/topology", get(federation::topology))
         .route("/svc/{service}", any(calls::proxy::pass))
         .route("/svc/{service}/", any(calls::proxy::pass))
         .route("/svc/{service}/{*path}", any(calls::proxy::pass))

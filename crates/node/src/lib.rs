@@ -4,6 +4,7 @@
 
 pub mod config;
 mod connections;
+pub mod federation;
 mod gate;
 mod identity;
 mod maintenance;
@@ -14,6 +15,7 @@ mod settings;
 mod start;
 
 pub use connections::{Connections, Place};
+pub use federation::Federated;
 pub use gate::Reader;
 pub use identity::{Identity, IdentityError};
 pub use node::Node;

@@ -22,8 +22,8 @@ use relay_store::{Clock, Store};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config, connections::Connections, gate::Reader, identity::Identity, metrics::Metrics,
-    services::Services,
+    config::Config, connections::Connections, federation::Federated, gate::Reader,
+    identity::Identity, metrics::Metrics, services::Services,
 };
 
 /// A running relay without its doors.
@@ -41,6 +41,7 @@ pub struct Node {
     pub sessions: Arc<Sessions>,
     pub audit: Arc<Audit>,
     pub services: Arc<Services>,
+    pub federated: Arc<Federated>,
     pub connections: Connections,
     pub metrics: Arc<Metrics>,
     pub event_limits: EventLimits,
@@ -113,6 +114,7 @@ impl Node {
     /// Ends the node's tasks and closes the store; the doors must be closed before.
     pub async fn close(&self, within: Duration) {
         self.stop.cancel();
+        self.federated.close(within).await;
         self.services.close(within).await;
         self.tasks.close();
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {

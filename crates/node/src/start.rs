@@ -28,6 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::{Backend, Config},
     connections::Connections,
+    federation::{Federated, Parts},
     gate::{Everything, PolicyGate},
     identity::{Identity, IdentityError},
     maintenance,
@@ -99,8 +100,6 @@ impl Node {
         load_quotas(&store, &quotas).await?;
         // Nothing is committed before this: no door is open yet.
         let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
-        let sessions = settings::sessions(&config, &identity.relay_id);
-        let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
         let locks = Arc::new(Locks::new(store.clone(), held));
         let event_limits = settings::event_limits(&config);
         let outside = |router| Outside {
@@ -117,9 +116,20 @@ impl Node {
         };
         let services =
             Services::open(&config, &identity.relay_id, &dir, outside, clock.clone()).await?;
+        let sessions = settings::sessions(&config, &identity.relay_id);
+        let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
+        let federated = Federated::start(Parts {
+            config: &config,
+            identity: &identity,
+            dir: &dir,
+            router: services.router.clone(),
+            sessions: sessions.clone(),
+            clock: clock.clone(),
+        })?;
         let node = Arc::new(Self {
             locks,
             services: Arc::new(services),
+            federated: Arc::new(federated),
             event_limits,
             started_at_ns: clock.wall_ns(),
             stop: CancellationToken::new(),

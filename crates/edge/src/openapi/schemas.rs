@@ -8,7 +8,7 @@ use utoipa::{
     openapi::{Components, ComponentsBuilder},
 };
 
-use crate::{access, events, locks, sessions};
+use crate::{access, events, federation, locks, sessions};
 
 /// Every schema that a path names, and those that they name.
 pub(super) fn components() -> Components {
@@ -52,6 +52,7 @@ pub(super) fn components() -> Components {
         .schema_from::<access::UserBody>()
         .schema_from::<access::RevokeProofBody>()
         .schema_from::<Whoami>()
+        .schema_from::<federation::PeerBody>()
         .schema_from::<RpcBody>()
         .schema_from::<RpcRequest>()
         .schema_from::<RpcAnswer>()
