@@ -4,6 +4,7 @@
 //! - [`link`]: what a link is to everything above it: a peer whose identity is proven, messages in
 //!   lanes, requests with answers, streams with credit
 //! - [`Federation`]: the handle: calls, registry, routes over all links
+//! - [`links`]: links over sockets: dialled, accepted, kept up
 //! - [`local`]: what this node offers to the federation: its services and its homes
 //!
 //! Nothing here knows a domain's rules: what arrives is handed to the [`local::LocalNode`].
@@ -11,6 +12,7 @@
 pub mod directory;
 pub mod federation;
 pub mod link;
+pub mod links;
 pub mod local;
 
 pub use directory::{Directory, DirectoryEntry, DirectoryFile, Homes};

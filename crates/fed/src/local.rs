@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::link::ByteStream;
 
-pub use relay_proto::registry::ServiceRecord;
+pub use relay_proto::{call::Hop, registry::ServiceRecord};
 
 /// The result of a call, and where its time went.
 pub struct Answer {
@@ -28,19 +28,6 @@ impl fmt::Debug for Answer {
             .field("hops", &self.hops)
             .finish()
     }
-}
-
-/// What one relay on the way spent, for `relay call --trace`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Hop {
-    pub node: RelayId,
-    /// From taking the request to handing on the answer, microseconds.
-    pub total_us: u64,
-    /// Of it, spent waiting in queues of this relay, microseconds.
-    pub queue_us: u64,
-    /// Smoothed round trip of the link the request left by, microseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rtt_us: Option<u64>,
 }
 
 /// A request that belongs to another home, as its door took it: forwarded as bytes, answered as

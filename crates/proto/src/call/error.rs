@@ -195,6 +195,7 @@ impl From<CallError> for Problem {
     }
 }
 
+/// What has no number of its own keeps its code in `data`, under the number of a server's error.
 impl From<Problem> for CallError {
     fn from(problem: Problem) -> Self {
         let code = match problem.code {
@@ -205,11 +206,22 @@ impl From<Problem> for CallError {
             Code::RateLimited | Code::QuotaExceeded => RpcCode::Overloaded,
             Code::LoopDetected => RpcCode::Loop,
             Code::InternalError => RpcCode::Internal,
-            _ => RpcCode::InvalidParams,
+            Code::InvalidRequest
+            | Code::TooLarge
+            | Code::LimitExceeded
+            | Code::UnsupportedVersion => RpcCode::InvalidParams,
+            _ => RpcCode::Other(SERVER_ERROR),
         };
-        Self { code, message: problem.message, data: problem.extra }
+        let mut data = problem.extra;
+        if code.stable().is_none() {
+            data.insert("code".into(), problem.code.as_str().into());
+        }
+        Self { code, message: problem.message, data }
     }
 }
+
+/// The first of the numbers that JSON-RPC leaves to servers.
+const SERVER_ERROR: i64 = -32000;
 
 #[cfg(test)]
 mod tests {
@@ -224,6 +236,16 @@ mod tests {
         }
         assert_eq!(RpcCode::from_number(7), RpcCode::Other(7));
         assert_eq!(RpcCode::Other(7).number(), 7);
+    }
+
+    #[test]
+    fn a_problem_without_a_number_keeps_its_code() {
+        let held = Problem::new(Code::LockHeld, "held").with("owner", "x");
+        let error = CallError::from(held);
+        assert_eq!(error.code.number(), SERVER_ERROR);
+        assert_eq!(error.wire_data(), serde_json::json!({"code": "lock_held", "owner": "x"}));
+        let wrong = CallError::from(Problem::invalid("kind"));
+        assert_eq!(wrong.wire_data(), serde_json::json!({"code": "invalid_request"}));
     }
 
     #[test]
