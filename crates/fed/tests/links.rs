@@ -1,6 +1,6 @@
 //! Links over loopback sockets.
 
-mod support;
+mod sockets;
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use relay_proto::{
         handshake::{Credential, Expected, Pin},
     },
 };
-use support::{
+use sockets::{
     Node, Policy, Proxy, identity, number, pieces, psk, read_all, request, secret, token,
 };
 

@@ -2,13 +2,19 @@
 
 pub mod about;
 pub mod access;
+pub mod actors;
 pub mod api;
+mod attached;
+pub mod call;
 pub mod config;
 pub mod context;
 pub mod doctor;
 pub mod event;
+pub mod expose;
 pub mod keys;
 pub mod lock;
+pub mod run;
 pub mod serve;
+pub mod services;
 pub mod session;
 pub mod store;

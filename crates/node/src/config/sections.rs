@@ -26,6 +26,10 @@ section! {
         tls: Tls = Tls::default();
         /// Where events, locks and sessions are kept.
         store: Store = Store::default();
+        /// Links to other relays.
+        federation: Federation = Federation::default();
+        /// Which relays may link to this one.
+        hub: Hub = Hub::default();
         /// Policy of namespaces. The first section that matches a namespace counts.
         namespace: Vec<NamespacePolicy> = Vec::new();
         /// Who may do what. Rules add up, a denial wins; without any rule everyone may use 'default'.
@@ -40,6 +44,12 @@ section! {
         locks: Locks = Locks::default();
         /// Authentication, sessions and connections.
         chat: Chat = Chat::default();
+        /// Who may call services, and what is kept of calls.
+        calls: Calls = Calls::default();
+        /// Local programs as services.
+        service: Vec<Service> = Vec::new();
+        /// Scripts whose services run here.
+        script: Vec<Script> = Vec::new();
         /// How the relay stops.
         drain: Drain = Drain::default();
         /// What it writes about itself.
@@ -51,7 +61,10 @@ section! {
     /// Who this relay is and where it keeps its data.
     pub struct Node {
         /// Stable, globally unique name of this relay: [a-z0-9][a-z0-9._-]{0,127}. Can't change after the first start.
-        id: String = "gw_local".into();
+        /// "" = "gw_local"; a home relay is then "home-" and 8 hex digits of its key.
+        id: String = String::new();
+        /// "main": a hub, "home": a spoke that only dials out, "auto": a home relay where [federation] names a hub.
+        r#type: NodeKind = NodeKind::Auto;
         /// Directory of the store, the relay's key and its state.
         /// "" = $XDG_DATA_HOME/relay, or ~/.local/share/relay.
         data_dir: Option<PathBuf> = None;
@@ -71,6 +84,18 @@ impl Node {
     }
 }
 
+choice! {
+    /// The role of this relay in its federation.
+    pub enum NodeKind {
+        /// As [federation] says.
+        Auto = "auto",
+        /// A hub: others link to it.
+        Main = "main",
+        /// A spoke behind its hub.
+        Home = "home",
+    }
+}
+
 section! {
     /// Where the relay listens. Needs a restart.
     pub struct Listen {
@@ -83,6 +108,17 @@ section! {
         trusted_proxies: Vec<Network> = Vec::new();
         /// A second address for /metrics, free for everyone who reaches it. "" = only on `http`, for loopback and tokens.
         metrics: Option<SocketAddr> = None;
+    }
+}
+
+impl Config {
+    /// Whether this relay is a spoke.
+    pub fn is_home(&self) -> bool {
+        match self.node.r#type {
+            NodeKind::Main => false,
+            NodeKind::Home => true,
+            NodeKind::Auto => !self.federation.connect.is_empty(),
+        }
     }
 }
 
@@ -142,10 +178,70 @@ choice! {
 }
 
 section! {
+    /// Links to other relays.
+    pub struct Federation {
+        /// The hub of this home relay: wss://relay.example.com. "" = none, unless `relay join` stored one.
+        connect: String = String::new();
+        /// Hubs to turn to when that one is out of reach, in this order.
+        fallback: Vec<String> = Vec::new();
+        /// Other hubs that this hub dials.
+        peers: Vec<String> = Vec::new();
+        /// File with the token that lets this home relay in at its hub the first time.
+        join_token_file: Option<SecretFile> = None;
+        /// File with a key that is shared with the hub; for home relays that have no token.
+        psk_file: Option<SecretFile> = None;
+        /// File with the secret that all hubs share.
+        peer_secret_file: Option<SecretFile> = None;
+        /// Certificate authority in PEM that hubs prove themselves by (`relay ca`).
+        ca_file: Option<ExistingFile> = None;
+        /// This hub's certificate under that authority, in PEM; it names the relay id.
+        cert_file: Option<ExistingFile> = None;
+        /// Its private key in PEM, closed to other users.
+        key_file: Option<SecretFile> = None;
+        /// Certificates that the authority took back, in PEM.
+        crl_file: Option<ExistingFile> = None;
+        /// Signed directories: which relay has which key and address.
+        directory_files: Vec<ExistingFile> = Vec::new();
+        /// Keys ("ed25519:…") whose directories are believed.
+        directory_keys: Vec<String> = Vec::new();
+        /// Whether a hub whose key nobody told is trusted the first time, and its key kept.
+        trust_first_use: bool = true;
+        /// For tests only: links without encryption to addresses that are not loopback.
+        insecure: bool = false;
+    }
+}
+
+section! {
+    /// Which relays may link to this one. Patterns on ids ("*.home"), or keys ("ed25519:…").
+    pub struct Hub {
+        /// Home relays that may link.
+        spokes_allow: Vec<String> = vec!["*".into()];
+        /// Home relays that may not, whatever the list above says.
+        spokes_deny: Vec<String> = Vec::new();
+        /// Hubs that may link. Empty: those of [federation] peers, and all that prove themselves.
+        peers_allow: Vec<String> = Vec::new();
+        /// Hubs that may not.
+        peers_deny: Vec<String> = Vec::new();
+        /// Home relays linked at once.
+        max_spokes: u64 = 2_000, in 0..=1_000_000;
+        /// Hubs linked at once.
+        max_peers: u64 = 50, in 0..=1_000;
+        /// Handshakes a second; more are told to come back.
+        accept_per_sec: u64 = 1_000, in 1..=100_000;
+        /// File with a key that is shared with home relays; they then need no token.
+        psk_file: Option<SecretFile> = None;
+        /// Whether a home relay whose key is known needs a token each time all the same.
+        token_each_time: bool = false;
+    }
+}
+
+section! {
     /// Policy of the namespaces that match.
     pub struct NamespacePolicy {
         /// Pattern: "forge/**" is forge and all below it, "forge/*" what is one segment below, "**" everything. Required.
         r#match: String = String::new();
+        /// The relay that orders these namespaces: its id, or "self". Requests that come here are forwarded to it.
+        home: String = "self".into();
         /// Whether a rotated key gets its rights at once ("auto") or after an admin's approval ("approval").
         rotation: Rotation = Rotation::Auto;
         /// Events received longer ago than this are pruned. "0" = kept for ever.
@@ -300,6 +396,118 @@ section! {
         conns_per_device: Option<u64> = Some(10);
         /// Connections from one address. 0 = no limit.
         conns_per_address: Option<u64> = Some(1_000);
+    }
+}
+
+choice! {
+    /// From where calls are taken without proof of a key.
+    pub enum Anonymous {
+        /// From nowhere.
+        Never = "never",
+        /// From this machine, proxies aside.
+        Loopback = "loopback",
+        /// From everywhere.
+        Always = "always",
+    }
+}
+
+choice! {
+    /// What a rule does with a call that it fits.
+    pub enum RuleEffect {
+        /// It may pass.
+        Allow = "allow",
+        /// It is refused as forbidden.
+        Deny = "deny",
+    }
+}
+
+section! {
+    /// Who may call services, and what is kept of calls.
+    pub struct Calls {
+        /// From where POST /rpc and /svc take calls without proof of a key: "never", "loopback" or "always".
+        /// Anonymous callers reach public services only.
+        anonymous: Anonymous = Anonymous::Loopback;
+        /// Rules in order, before the `allow` of services. The first that fits a call decides; without any, everyone
+        /// may call what is public.
+        rule: Vec<CallRule> = Vec::new();
+        /// How long the result of a call with an idempotency key is kept at least, room permitting.
+        keep_results: Duration = Duration::from_secs(600), in Duration::from_secs(60)..=Duration::from_secs(7 * 86_400);
+        /// Most results that are kept; the oldest go first.
+        max_results: u64 = 10_000, in 100..=1_000_000;
+        /// Most bytes of results that are kept, in memory and on disk.
+        max_result_bytes: Size = Size::mib(16), in Size::mib(1)..=Size::mib(1_024);
+    }
+}
+
+section! {
+    /// One rule about calls; a member left out fits everything. `*` stands for any run of characters.
+    pub struct CallRule {
+        /// "allow" or "deny".
+        effect: RuleEffect = RuleEffect::Deny;
+        /// Services.
+        service: String = "*".into();
+        /// Methods.
+        method: String = "*".into();
+        /// Keys ("ed25519:…"), nodes ("alice.home@hub", "*@hub"), "local" for this node's operator and services, or "*".
+        caller: String = "*".into();
+    }
+}
+
+choice! {
+    /// Whether other nodes see a service.
+    pub enum Visibility {
+        /// Registered with the hub, and callable over HTTP.
+        Public = "public",
+        /// For this node's operator and services only.
+        Private = "private",
+    }
+}
+
+section! {
+    /// A local program as a service. One of `http`, `proxy` and `stdio` says how it is reached. Needs a restart.
+    pub struct Service {
+        /// The service's name: [A-Za-z0-9_][A-Za-z0-9._-]*. Required.
+        name: String = String::new();
+        /// URL of a program that speaks JSON-RPC over HTTP.
+        http: String = String::new();
+        /// Base URL of any HTTP server; callers name method, path, headers and body, or use /svc/NAME/….
+        proxy: String = String::new();
+        /// Command of a child process that speaks JSON-RPC, one message a line, on stdin and stdout.
+        stdio: Vec<String> = Vec::new();
+        /// Where the child process runs. "" = where the relay does.
+        directory: Option<PathBuf> = None;
+        /// "public" or "private".
+        visibility: Visibility = Visibility::Public;
+        /// Callers that may call it, as in [[calls.rule]]; the operator always may. Empty = nobody else.
+        allow: Vec<String> = vec!["*".into()];
+        /// Its version; callers may ask for a range.
+        version: String = "1.0.0".into();
+        /// Methods that it has, told to the registry. Empty = not told.
+        methods: Vec<String> = Vec::new();
+        /// Path that a health check asks; well means any 2xx. "" = not checked.
+        health: String = String::new();
+        /// How often its health is checked.
+        health_every: Duration = Duration::from_secs(15), in Duration::from_secs(1)..=Duration::from_secs(3_600);
+        /// Calls under way at once; further ones wait in its mailbox.
+        concurrency: u64 = 64, in 1..=10_000;
+    }
+}
+
+section! {
+    /// A script whose services run here. Needs a restart; the script itself does not, with `watch`.
+    pub struct Script {
+        /// The `.rl` file. Required.
+        file: PathBuf = PathBuf::new();
+        /// Memory that each of its services may use, code and values together.
+        memory: Size = Size::mib(64), in Size::mib(1)..=Size::mib(4_096);
+        /// Processor time of one message.
+        cpu: Duration = Duration::from_secs(1), in Duration::from_millis(1)..=Duration::from_secs(60);
+        /// Time of one message with all that it waits for.
+        wall: Duration = Duration::from_secs(60), in Duration::from_millis(10)..=Duration::from_secs(3_600);
+        /// Most state of one service as JSON.
+        state: Size = Size::mib(4), in Size::kib(1)..=Size::mib(64);
+        /// Whether to take over a changed file; a broken one leaves the running version.
+        watch: bool = false;
     }
 }
 

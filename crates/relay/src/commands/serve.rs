@@ -40,6 +40,9 @@ pub struct Serve {
     /// File with the URL of the PostgreSQL database
     #[arg(long, value_name = "PATH")]
     database_url_file: Option<PathBuf>,
+    /// Script to host; repeatable
+    #[arg(long, value_name = "FILE.rl")]
+    script: Vec<PathBuf>,
     /// Form of the log on stderr
     #[arg(long, value_name = "FORM")]
     log_format: Option<LogForm>,
@@ -66,12 +69,21 @@ enum LogForm {
 
 impl Serve {
     pub async fn run(self, app: &App) -> Outcome {
-        let loaded = super::config::load(&self.sources(app))?;
+        let mut loaded = super::config::load(&self.sources(app))?;
+        for file in &self.script {
+            if !file.is_file() {
+                return Err(Failure::usage(format!("--script {}: no such file", file.display())));
+            }
+            let script = config::Script { file: file.clone(), ..config::Script::default() };
+            loaded.config.script.push(script);
+        }
         log_of_relay(&app.global, &loaded.config.log);
         for notice in &loaded.notices {
             tracing::warn!("{notice}");
         }
-        serve::run(loaded.config).await.map_err(|error| Failure::failed(format!("{error:#}")))?;
+        serve::run(loaded.config, None)
+            .await
+            .map_err(|error| Failure::failed(format!("{error:#}")))?;
         Ok(0)
     }
 
@@ -119,7 +131,7 @@ pub fn log(global: &Global) {
     subscribe(default, false);
 }
 
-fn log_of_relay(global: &Global, log: &config::Log) {
+pub fn log_of_relay(global: &Global, log: &config::Log) {
     let level = match global.verbose {
         0 => log.level.as_str(),
         1 => "info",
