@@ -13,8 +13,10 @@
 
 #[cfg(feature = "age")]
 pub mod age;
+pub mod attach;
 pub mod auth;
 pub mod backoff;
+pub mod calls;
 pub mod client;
 pub mod clock;
 pub mod endpoint;
@@ -30,7 +32,9 @@ mod socket;
 pub mod sse;
 pub mod stream;
 
+pub use attach::{Attachment, PassedCall, Served, ServiceLog, ServiceOffer};
 pub use auth::{Credentials, unix_ns};
+pub use calls::{Piece, ServiceAnswer, ServiceCall, ServiceStream};
 pub use client::{Client, ClientBuilder, Probe, Request};
 pub use clock::{BootClock, Clock, ManualClock};
 pub use endpoint::Endpoint;

@@ -4,9 +4,12 @@
 
 mod access;
 mod acme;
+mod attach;
 mod auth;
 mod body;
+mod calls;
 mod events;
+mod federation;
 mod held;
 mod info;
 mod locks;
@@ -16,6 +19,7 @@ mod peer;
 mod reply;
 mod routes;
 mod server;
+mod services;
 mod sessions;
 mod socket;
 mod sse;

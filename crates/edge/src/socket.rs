@@ -6,6 +6,7 @@
 mod connection;
 mod publish;
 mod requests;
+mod rpc;
 mod session;
 
 use std::sync::Arc;

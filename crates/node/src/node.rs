@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use relay_actors::{BodyStream, Reply};
 use relay_core::{
     audit::Audit,
     events::Events,
@@ -16,12 +17,13 @@ use relay_core::{
     policy::{Op, Policy, Principal, quota::Quotas},
     sessions::Sessions,
 };
-use relay_proto::{EventLimits, Namespace, Problem};
+use relay_proto::{Call, CallError, Caller, EventLimits, Namespace, Problem};
 use relay_store::{Clock, Store};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config, connections::Connections, gate::Reader, identity::Identity, metrics::Metrics,
+    config::Config, connections::Connections, federation::Federated, gate::Reader,
+    identity::Identity, metrics::Metrics, services::Services,
 };
 
 /// A running relay without its doors.
@@ -32,12 +34,14 @@ pub struct Node {
     pub clock: Arc<dyn Clock>,
     pub store: Store,
     pub events: Arc<Events>,
-    pub locks: Locks,
+    pub locks: Arc<Locks>,
     pub fanout: Arc<Fanout>,
     pub policy: Arc<Policy>,
     pub quotas: Arc<Quotas>,
     pub sessions: Arc<Sessions>,
     pub audit: Arc<Audit>,
+    pub services: Arc<Services>,
+    pub federated: Arc<Federated>,
     pub connections: Connections,
     pub metrics: Arc<Metrics>,
     pub event_limits: EventLimits,
@@ -71,6 +75,24 @@ impl Node {
         })
     }
 
+    /// Calls a service, here or anywhere, and counts it. Dropping the future cancels the call,
+    /// unless it has an idempotency key.
+    ///
+    /// # Errors
+    /// As [`relay_actors::Router::ask`].
+    pub async fn call(
+        &self,
+        call: Call,
+        caller: Caller,
+        body: Option<BodyStream>,
+    ) -> Result<Reply, CallError> {
+        let began = self.clock.mono_ns();
+        let outcome = self.services.router.ask_with_body(call, caller, body).await;
+        let took = self.clock.mono_ns().saturating_sub(began);
+        self.metrics.called(outcome.as_ref().map(|_| ()).map_err(|error| error.code), took);
+        outcome
+    }
+
     /// From now on `/readyz` says no, so that load balancers look elsewhere.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
@@ -92,6 +114,8 @@ impl Node {
     /// Ends the node's tasks and closes the store; the doors must be closed before.
     pub async fn close(&self, within: Duration) {
         self.stop.cancel();
+        self.federated.close(within).await;
+        self.services.close(within).await;
         self.tasks.close();
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "tasks did not end in time");

@@ -10,6 +10,11 @@ use relay_proto::{
     auth::{DeviceId, request::sign_request, signed_token::Claims},
     event::Draft,
     frame,
+    link::{
+        Credit, Encoding, Frame, Message, MessageType, NodeRef, NodeType, StreamPiece,
+        codec::{StreamEnd, encode},
+        handshake::{Identity, Initiator, Offer, error_message},
+    },
 };
 
 /// xorshift64*: small, and all that is asked of it is variety.
@@ -185,4 +190,75 @@ fn proofs() {
         format!("st_{}", "A".repeat(43)),
     ];
     run("proof", &samples.map(String::into_bytes), entry::proof);
+}
+
+/// Messages of a link as this program writes them, and some as another might.
+fn link_samples() -> Vec<Vec<u8>> {
+    let raw = |text: &str| serde_json::value::RawValue::from_string(text.into()).ok();
+    let identity = Identity {
+        relay: "alice.home".parse().unwrap(),
+        node_type: NodeType::Home,
+        key: SigningKey::from_seed([7; 32]),
+        version: "0.1.0".into(),
+        features: vec!["probe".into()],
+    };
+    let call = Message {
+        message_id: Some("7".into()),
+        source_node: Some(NodeRef {
+            node_type: NodeType::Home,
+            id: "alice.home".parse().unwrap(),
+            main_relay: Some("hub-a".parse().unwrap()),
+        }),
+        routing_path: vec!["alice.home".parse().unwrap()],
+        ttl: Some(4),
+        server_name: Some("blog".into()),
+        jsonrpc_request: raw(r#"{"id":1,"params":{"a":["\u0041"]}}"#),
+        data: raw("{}"),
+        deadline_ms: Some(60_000),
+        stream_id: Some(1),
+        ..Message::new(MessageType::Request)
+    };
+    let answer = Message {
+        correlation_id: Some("1".into()),
+        stream_id: Some(1),
+        ..Message::new(MessageType::Response)
+    };
+    let problem = relay_proto::Problem::invalid("no");
+    let piece = |end| Frame::Stream(StreamPiece { stream_id: 1, bytes: b"abc".to_vec(), end });
+    let frames = [
+        Frame::Message(Initiator::new(&identity, Offer::HOME, &[3; 32]).hello()),
+        Frame::Message(call),
+        Frame::Message(answer),
+        Frame::Message(error_message(&problem)),
+        piece(None),
+        piece(Some(StreamEnd::Finished)),
+        piece(Some(StreamEnd::Failed("gone".into()))),
+        Frame::Credit(Credit { stream_id: 2, bytes: 65_536, stop: false }),
+        Frame::Credit(Credit { stream_id: 2, bytes: 0, stop: true }),
+    ];
+    let mut samples = Vec::new();
+    for encoding in Encoding::ALL {
+        let mut all = Vec::new();
+        for frame in &frames {
+            let mut bytes = Vec::new();
+            encode(frame, encoding, &mut bytes);
+            all.extend_from_slice(&bytes);
+            if encoding == Encoding::Json {
+                all.push(b'\n');
+            }
+            samples.push(bytes);
+        }
+        samples.push(all);
+    }
+    samples
+}
+
+#[test]
+fn links() {
+    run("link", &link_samples(), entry::link);
+}
+
+#[test]
+fn sessions() {
+    run("session", &link_samples(), entry::session);
 }

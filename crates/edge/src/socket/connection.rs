@@ -13,7 +13,7 @@ use relay_node::{Node, Place};
 use relay_proto::{Code, Problem, auth::ClientLabel, frame, frame::Frame};
 use tokio::time::Instant;
 
-use super::{publish::Publishes, requests, retry_advice_ms};
+use super::{publish::Publishes, requests, retry_advice_ms, rpc::Calls};
 use crate::{
     auth::Caller,
     held::{self, Held},
@@ -50,6 +50,8 @@ pub(super) struct Connection {
     /// What the connection counts as.
     pub place: Place,
     pub subscriptions: Subscriptions,
+    /// Calls of services under way.
+    pub calls: Calls,
     socket: WebSocket,
     publishes: Publishes,
     /// Requests that take time; each gives the frame that answers it.
@@ -97,6 +99,7 @@ impl Connection {
             label,
             place,
             socket,
+            calls: Calls::default(),
             publishes: Publishes::default(),
             requests: FuturesUnordered::new(),
             unanswered_pings: 0,
@@ -140,6 +143,7 @@ impl Connection {
                 over = self.held.over() => Wake::SessionOver(over),
                 Some(done) = self.publishes.next_done() => Wake::Published(done),
                 Some(answer) = self.requests.next() => Wake::Answer(answer),
+                Some(answer) = self.calls.next() => Wake::Answer(answer),
                 () = outbox.filled() => Wake::Outbox,
                 Some(page) = self.subscriptions.next_page() => Wake::Page(page),
                 message = self.socket.recv(),

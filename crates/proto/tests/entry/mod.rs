@@ -11,6 +11,12 @@ use relay_proto::{
     },
     event::{parse_event, rotation_of, verify},
     frame::{Frame, encode},
+    link::{
+        self, Encoding, MessageType, NodeType,
+        codec::decode_first,
+        handshake::{Acceptor, AuthMethod, Identity, Offer},
+        session::{Config, Pace, Session},
+    },
 };
 
 /// An event: what verifies is stored in one form, and that form reads back as itself.
@@ -80,4 +86,80 @@ pub fn proof(bytes: &[u8]) {
             request.check_body(b"").unwrap();
         }
     }
+}
+
+/// What comes in a WebSocket message of a link: each frame that is read is written and read again
+/// without a change, in both encodings.
+pub fn link(bytes: &[u8]) {
+    for encoding in Encoding::ALL {
+        let mut rest = bytes;
+        while let Ok((frame, behind)) = decode_first(rest, encoding) {
+            assert!(behind.len() < rest.len() || rest.is_empty());
+            if let Some(frame) = frame {
+                for other in Encoding::ALL {
+                    assert_eq!(text(&again(&frame, other)), text(&frame));
+                }
+            }
+            rest = behind;
+            if rest.is_empty() {
+                break;
+            }
+        }
+    }
+}
+
+fn again(frame: &link::Frame, encoding: Encoding) -> link::Frame {
+    let mut bytes = Vec::new();
+    link::codec::encode(frame, encoding, &mut bytes);
+    decode_first(&bytes, encoding).unwrap().0.unwrap()
+}
+
+fn text(frame: &link::Frame) -> String {
+    let mut bytes = Vec::new();
+    link::codec::encode(frame, Encoding::Json, &mut bytes);
+    String::from_utf8(bytes).unwrap()
+}
+
+/// A link at work and a handshake, fed with anything: they refuse or go on, and stay within their
+/// bounds.
+pub fn session(bytes: &[u8]) {
+    let ours = Offer { budget: 64 * 1024, ..Offer::HOME };
+    for encoding in Encoding::ALL {
+        let pace = Pace::QUICK;
+        let config =
+            Config { encoding, dialled: false, ours, theirs: ours, pace, answers_heartbeats: true };
+        let now = std::time::Duration::ZERO;
+        let mut session = Session::<u32, u32>::new(config, now);
+        session.request(now, link::Message::new(MessageType::Request), true, 1).unwrap();
+        let mut events = Vec::new();
+        for chunk in bytes.split(|byte| *byte == b'\n') {
+            if session.receive(now, chunk, &mut events).is_err() {
+                break;
+            }
+        }
+        let mut out = Vec::new();
+        while session.transmit(&mut out) {
+            out.clear();
+        }
+        assert_eq!(session.queued(), 0);
+        handshake(bytes, encoding);
+    }
+}
+
+fn handshake(bytes: &[u8], encoding: Encoding) {
+    let Ok((Some(link::Frame::Message(hello)), rest)) = decode_first(bytes, encoding) else {
+        return;
+    };
+    let identity = Identity {
+        relay: "hub".parse().unwrap(),
+        node_type: NodeType::Main,
+        key: relay_proto::SigningKey::from_seed([9; 32]),
+        version: "0".into(),
+        features: Vec::new(),
+    };
+    let acceptor = Acceptor::new(&identity, Offer::MAIN, AuthMethod::ALL.to_vec(), [1; 32]);
+    let Ok((answered, _)) = acceptor.on_hello(&hello) else { return };
+    let Ok((Some(link::Frame::Message(auth)), _)) = decode_first(rest, encoding) else { return };
+    // Nobody can have signed our nonce.
+    assert!(answered.on_auth(&auth).is_err());
 }

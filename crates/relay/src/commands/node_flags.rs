@@ -121,6 +121,22 @@ impl NodeFlags {
         }
     }
 
+    /// Whether any of these flags says that a relay of its own is meant.
+    pub fn is_given(&self) -> bool {
+        let Self { listen, port, domain, node_id, node_type, connect, fallback, peers, .. } = self;
+        let Self { data_dir, store, join_token_file, database_url_file, .. } = self;
+        port.is_some()
+            || domain.is_some()
+            || node_id.is_some()
+            || node_type.is_some()
+            || connect.is_some()
+            || data_dir.is_some()
+            || store.is_some()
+            || join_token_file.is_some()
+            || database_url_file.is_some()
+            || !(listen.is_empty() && fallback.is_empty() && peers.is_empty())
+    }
+
     /// Whether these flags make a spoke, whatever the files say.
     pub fn is_home(&self) -> bool {
         self.node_type == Some(NodeType::Home) || self.connect.is_some()

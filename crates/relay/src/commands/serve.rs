@@ -1,6 +1,6 @@
 //! `relay serve`: a relay.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, path::PathBuf};
 
 use clap::Args;
 use relay_node::config::{self, LogFormat};
@@ -25,16 +25,28 @@ Examples:
 pub struct Serve {
     #[command(flatten)]
     node: NodeFlags,
+    /// Script to host; repeatable
+    #[arg(long, value_name = "FILE.rl")]
+    script: Vec<PathBuf>,
 }
 
 impl Serve {
     pub async fn run(self, app: &App) -> Outcome {
-        let loaded = super::config::load(&self.node.sources(app))?;
+        let mut loaded = super::config::load(&self.node.sources(app))?;
+        for file in &self.script {
+            if !file.is_file() {
+                return Err(Failure::usage(format!("--script {}: no such file", file.display())));
+            }
+            let script = config::Script { file: file.clone(), ..config::Script::default() };
+            loaded.config.script.push(script);
+        }
         log_of_relay(&app.global, &loaded.config.log);
         for notice in &loaded.notices {
             tracing::warn!("{notice}");
         }
-        serve::run(loaded.config).await.map_err(|error| Failure::failed(format!("{error:#}")))?;
+        serve::run(loaded.config, None)
+            .await
+            .map_err(|error| Failure::failed(format!("{error:#}")))?;
         Ok(0)
     }
 }
@@ -49,7 +61,7 @@ pub fn log(global: &Global) {
     subscribe(default, false);
 }
 
-fn log_of_relay(global: &Global, log: &config::Log) {
+pub fn log_of_relay(global: &Global, log: &config::Log) {
     let level = match global.verbose {
         0 => log.level.as_str(),
         1 => "info",
