@@ -1,7 +1,8 @@
 //! The federation as the node sees it: one handle over all links.
 //!
 //! - [`Federation`]: `ask`, `send`, `forward`; takes what links tell ([`LinkEvents`])
-//! - `calls`: a request's way through this relay, retries, the balance of instances
+//! - `calls`: a request's way through this relay, and what is sent again
+//! - `choose`: which instance
 //! - `explain`: the way of a call, without calling
 //! - `query`: what spokes ask their hub
 //! - `registration`: what a spoke tells its hub, and hubs each other
@@ -38,6 +39,7 @@ use crate::{
 };
 
 mod calls;
+mod choose;
 mod explain;
 mod misses;
 mod query;

@@ -147,10 +147,12 @@ pub trait Answering: Send {
 
 /// What links tell. Called from a link's own task: must be quick and never block.
 pub trait LinkEvents: Send + Sync {
-    /// A link is up: authenticated, welcomed, ready.
+    /// A link is up: authenticated, welcomed, ready. A warm standby that this side dialled is told only
+    /// when it comes into use.
     fn up(&self, link: Arc<dyn Link>);
 
-    /// A message that wants no answer through [`Answering`]: registration, heartbeat, discovery, goaway.
+    /// A message that wants no answer through [`Answering`]: registration, heartbeat, discovery,
+    /// goaway. A goaway also comes when this side leaves the link for a better one that is up already.
     fn message(&self, link: &Arc<dyn Link>, message: Message);
 
     /// A request or forward that wants an answer.

@@ -6,6 +6,7 @@
 //! - [`shake`]: the handshake
 //! - [`running`]: one link at work
 //! - [`target`]: one way into the federation: a hub, its fallbacks, a warm standby
+//! - [`door`]: a plain door, for programs without the edge
 //! - [`certificate`]: what mutual TLS says about a relay
 //! - [`ca`]: a small certificate authority for hubs
 //!
@@ -32,6 +33,7 @@ pub mod admission;
 pub mod ca;
 pub mod certificate;
 pub mod dial;
+pub mod door;
 pub mod running;
 pub mod shake;
 pub mod socket;
@@ -122,6 +124,10 @@ impl Links {
 
     pub fn counters(&self) -> &Counters {
         &self.0.counters
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
     }
 
     /// Asked before the upgrade. The ticket is for [`Self::accept`]; dropped, its place is free again.

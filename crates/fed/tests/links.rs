@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use relay_fed::{
-    Link,
     link::{Lane, LinkError},
     links::{Hub, Settings, Target, running, target::Status},
 };

@@ -43,6 +43,9 @@ use crate::link::{
 /// WebSocket messages taken in one go before the task lets others run.
 const READS: usize = 64;
 
+/// RFC 6455, 7.4.1.
+const GOING_AWAY: u16 = 1001;
+
 type Waiter = oneshot::Sender<Result<Answered, LinkError>>;
 
 /// What the task and the handles share.
@@ -137,6 +140,15 @@ impl Handle {
             *told = Told::Up;
             let link: Arc<dyn Link> = Arc::new(self.clone());
             self.0.events.up(link);
+        }
+    }
+
+    /// Tells the application that this link is being left for another that is up, as if the other
+    /// side had asked.
+    pub(super) fn tell_moving(&self) {
+        if *self.0.told() == Told::Up {
+            let link: Arc<dyn Link> = Arc::new(self.clone());
+            self.0.events.message(&link, Message::new(MessageType::Goaway));
         }
     }
 
@@ -497,6 +509,9 @@ impl<S: Socket> Driver<S> {
                     self.handle.0.lock().session.heard(now);
                     continue;
                 }
+                (Packet::Close(GOING_AWAY, _), _) if self.handle.0.lock().session.is_told_to_move() => {
+                    return Err(End::Drained);
+                }
                 (Packet::Close(code, reason), _) => return Err(End::Closed { code, reason }),
                 _ => return Err(End::WrongKind),
             };
@@ -647,8 +662,8 @@ impl<S: Socket> Driver<S> {
         };
         let peer = &self.handle.0.peer;
         tracing::debug!(peer = %peer.relay, reason = end.reason(), requests = requests.len(), "link ends");
-        for waiter in requests {
-            let _ = waiter.send(Err(LinkError::Closed { sent: true }));
+        for (waiter, sent) in requests {
+            let _ = waiter.send(Err(LinkError::Closed { sent }));
         }
         answers.iter().for_each(|abandon| abandon.set());
         wakers.into_iter().for_each(Waker::wake);
@@ -665,7 +680,7 @@ impl<S: Socket> Driver<S> {
                 let problem = Problem::invalid(end.to_string());
                 return refuse(&mut self.socket, self.encoding, &problem).await;
             }
-            End::Drained | End::DrainTimeout => close(1001, "moved"),
+            End::Drained | End::DrainTimeout => close(GOING_AWAY, "moved"),
             End::Asked(reason) => {
                 close(1000, reason.get(..reason.floor_char_boundary(100)).unwrap_or(""))
             }

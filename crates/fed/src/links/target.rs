@@ -253,6 +253,7 @@ impl Keeper {
             }
             Action::Drain(hub) => {
                 if let Some(up) = self.up.get(&hub) {
+                    up.handle.tell_moving();
                     up.handle.drain("moved", self.target.drain);
                 }
             }

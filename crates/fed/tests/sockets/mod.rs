@@ -18,10 +18,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream};
 use relay_fed::{
     Link, LinkEvents,
     link::{Answered, Answering, ByteStream},
-    links::{
-        Admission, Admitted, Arrival, Dialing, Hub, Links, Refusal, Settings, dial,
-        socket::{Adapted, Packet},
-    },
+    links::{Admission, Admitted, Arrival, Dialing, Hub, Links, Refusal, Settings, door},
 };
 use relay_proto::{
     NodeId, RelayId, SigningKey,
@@ -35,14 +32,7 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
-use tokio_tungstenite::{
-    accept_hdr_async_with_config,
-    tungstenite::{
-        self,
-        handshake::server::{Request, Response},
-        http::header::SEC_WEBSOCKET_PROTOCOL,
-    },
-};
+use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 pub fn identity(relay: &str, node_type: NodeType) -> Identity {
@@ -271,7 +261,8 @@ impl Node {
         let links = Links::new(identity.clone(), settings, dialing, events, Arc::new(policy));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let door = tokio::spawn(open_door(listener, links.clone()));
+        let door =
+            tokio::spawn(door::serve(listener, links.clone(), None, CancellationToken::new()));
         Self { app, links, identity, port, door: Some(door) }
     }
 
@@ -300,64 +291,6 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.close_door();
-    }
-}
-
-async fn open_door(listener: TcpListener, links: Links) {
-    while let Ok((stream, remote)) = listener.accept().await {
-        let links = links.clone();
-        tokio::spawn(async move {
-            let Ok(ticket) = links.admit() else { return };
-            let Some((socket, encoding)) = upgrade(stream).await else { return };
-            let arrival = Arrival { remote: Some(remote), certificates: Vec::new() };
-            links.accept(ticket, socket, encoding, arrival).await;
-        });
-    }
-}
-
-type Accepted = Adapted<tokio_tungstenite::WebSocketStream<TcpStream>, tungstenite::Message>;
-
-async fn upgrade(stream: TcpStream) -> Option<(Accepted, Encoding)> {
-    let mut encoding = Encoding::Json;
-    #[allow(clippy::result_large_err, reason = "the library's signature")]
-    let choose = |request: &Request, mut response: Response| {
-        if let Some(offered) = request.headers().get(SEC_WEBSOCKET_PROTOCOL) {
-            encoding = Encoding::choose(offered.to_str().unwrap_or(""));
-            let chosen = encoding.subprotocol().parse().unwrap();
-            response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, chosen);
-        }
-        Ok(response)
-    };
-    let config = Some(dial::websocket_config(Offer::MAIN.max_message_bytes));
-    let socket = accept_hdr_async_with_config(stream, choose, config).await.ok()?;
-    Some((Adapted::new(socket, read, write), encoding))
-}
-
-fn read(message: tungstenite::Message) -> Option<Packet> {
-    use tungstenite::Message::*;
-    Some(match message {
-        Text(text) => Packet::Text(text.into()),
-        Binary(bytes) => Packet::Binary(bytes),
-        Ping(_) | Pong(_) => Packet::Alive,
-        Close(frame) => Packet::Close(
-            frame.as_ref().map_or(1005, |frame| frame.code.into()),
-            frame.map(|frame| frame.reason.to_string()).unwrap_or_default(),
-        ),
-        Frame(_) => return None,
-    })
-}
-
-fn write(packet: Packet) -> tungstenite::Message {
-    match packet {
-        Packet::Text(bytes) => tungstenite::Message::Text(bytes.try_into().unwrap()),
-        Packet::Binary(bytes) => tungstenite::Message::Binary(bytes),
-        Packet::Alive => tungstenite::Message::Ping(Bytes::new()),
-        Packet::Close(code, reason) => {
-            tungstenite::Message::Close(Some(tungstenite::protocol::CloseFrame {
-                code: code.into(),
-                reason: reason.into(),
-            }))
-        }
     }
 }
 

@@ -175,6 +175,8 @@ struct Pending<R> {
     token: R,
     deadline: Duration,
     body: Option<u64>,
+    /// Its place in the call lane.
+    place: u64,
 }
 
 /// Counters of one link.
@@ -287,11 +289,15 @@ impl<R, C: Clone + Default> Session<R, C> {
             }
             return Err((error, token));
         }
+        if let Some(body) = body {
+            self.lanes.opened_by_newest(body);
+        }
+        let place = self.lanes.newest_call();
         self.next_request += 1;
         let patience = message.deadline_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
         let deadline = now + patience.min(MAX_TIMEOUT);
         self.deadlines.push(Reverse((deadline, id)));
-        self.requests.insert(id, Pending { token, deadline, body });
+        self.requests.insert(id, Pending { token, deadline, body, place });
         Ok((id, body))
     }
 
@@ -335,7 +341,12 @@ impl<R, C: Clone + Default> Session<R, C> {
                 .push(Lane::Call, false, |out| codec::encode_message(&message, encoding, out)),
             Err(error) => Err(error),
         };
-        let Err(error) = queued else { return message.stream_id };
+        let Err(error) = queued else {
+            if let Some(stream) = message.stream_id {
+                self.lanes.opened_by_newest(stream);
+            }
+            return message.stream_id;
+        };
         if let Some(stream) = message.stream_id {
             self.lanes.credit(stream, 0, true);
         }
@@ -735,10 +746,13 @@ impl<R, C: Clone + Default> Session<R, C> {
         self.drain.told
     }
 
-    /// Ends everything: the tokens of requests that will get no answer, and of those that nobody
-    /// will be able to answer.
-    pub fn close(&mut self) -> (Vec<R>, Vec<C>) {
-        let requests = self.requests.drain().map(|(_, pending)| pending.token).collect();
+    /// Ends everything: the tokens of requests that will get no answer, each with whether it may have
+    /// reached the other side, and of those that nobody will be able to answer.
+    pub fn close(&mut self) -> (Vec<(R, bool)>, Vec<C>) {
+        let lanes = &self.lanes;
+        let requests = self.requests.drain();
+        let requests = requests.map(|(_, pending)| (pending.token, lanes.has_left(pending.place)));
+        let requests = requests.collect();
         let answers = self.answers.drain().map(|(_, token)| token).collect();
         (requests, answers)
     }

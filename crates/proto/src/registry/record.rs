@@ -198,7 +198,9 @@ impl Attachment {
     pub(super) fn with_health(&self, health: &[(ServiceName, bool)]) -> Option<Self> {
         let mut changed: Option<Self> = None;
         for (name, is_healthy) in health {
-            let at = self.services.binary_search_by(|s| s.service_name.cmp(name)).ok()?;
+            let Ok(at) = self.services.binary_search_by(|s| s.service_name.cmp(name)) else {
+                continue;
+            };
             if self.services[at].is_healthy != *is_healthy {
                 let record = ServiceRecord::clone(&self.services[at]);
                 changed.get_or_insert_with(|| self.clone()).services[at] =

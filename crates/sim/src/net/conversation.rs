@@ -400,7 +400,7 @@ impl Conversation {
         if reason == "broken" {
             self.wire.reset(self.now);
         }
-        for request in requests {
+        for (request, _) in requests {
             self.settle(end, request, Outcome::Closed);
         }
     }

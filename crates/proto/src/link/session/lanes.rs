@@ -32,6 +32,8 @@ struct Fifo {
     /// Where the first message begins.
     start: usize,
     lengths: VecDeque<u32>,
+    /// How many were ever taken out.
+    popped: u64,
 }
 
 impl Fifo {
@@ -51,6 +53,7 @@ impl Fifo {
 
     fn pop(&mut self, out: &mut Vec<u8>) -> usize {
         let Some(length) = self.lengths.pop_front() else { return 0 };
+        self.popped += 1;
         let end = self.start + length as usize;
         out.extend_from_slice(self.bytes.get(self.start..end).unwrap_or_default());
         self.start = end;
@@ -66,6 +69,11 @@ impl Fifo {
             self.start = 0;
         }
         length as usize
+    }
+
+    /// How many were ever put in.
+    fn pushed(&self) -> u64 {
+        self.popped + self.lengths.len() as u64
     }
 
     fn queued(&self) -> usize {
@@ -93,6 +101,8 @@ struct Outgoing {
     starved: bool,
     /// Whether it stands in its lane's ring.
     ringed: bool,
+    /// Whether the message that opens it is still in the call lane: nothing may overtake that.
+    unopened: bool,
 }
 
 /// Stands in a ring for the lane's messages; stream ids begin at 1.
@@ -120,16 +130,20 @@ pub(super) struct Lanes {
     unread: u64,
     /// Streams held back by the budget of the link, to be looked at when some is given back.
     waiting: VecDeque<u64>,
+    /// Calls by their place in their lane, and the streams that they open.
+    opening: VecDeque<(u64, u64)>,
     next_stream: u64,
     /// Streams that can take more, or were stopped: for the writers to be woken.
     pub writable: Vec<u64>,
 }
 
 const WEIGHTS: [i64; 3] = [8, 4, 1];
+/// The place of the call lane among them.
+const CALLS: usize = 0;
 
 const fn index(lane: Lane) -> usize {
     match lane {
-        Lane::Control | Lane::Call => 0,
+        Lane::Control | Lane::Call => CALLS,
         Lane::Stream => 1,
         Lane::Bulk => 2,
     }
@@ -147,6 +161,7 @@ impl Lanes {
             streams: HashMap::new(),
             unread: 0,
             waiting: VecDeque::new(),
+            opening: VecDeque::new(),
             next_stream: first_stream,
             writable: Vec::new(),
         }
@@ -237,6 +252,20 @@ impl Lanes {
         if !queue.messages.lengths.is_empty() {
             queue.ring.push_back(MESSAGES);
         }
+        if lane == CALLS {
+            self.release_opened();
+        }
+    }
+
+    /// Lets go the streams whose opening message has left.
+    fn release_opened(&mut self) {
+        let left = self.queues[CALLS].messages.popped;
+        while let Some((_, stream)) = self.opening.pop_front_if(|(place, _)| *place <= left) {
+            if let Some(opened) = self.streams.get_mut(&stream) {
+                opened.unopened = false;
+                self.ring(stream);
+            }
+        }
     }
 
     fn pop_piece(&mut self, id: u64, out: &mut Vec<u8>) {
@@ -274,7 +303,7 @@ impl Lanes {
     /// Puts a stream in its lane's ring if it has something to send and may.
     fn ring(&mut self, id: u64) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if stream.ringed || (stream.queue.is_empty() && stream.end.is_none()) {
+        if stream.ringed || stream.unopened || (stream.queue.is_empty() && stream.end.is_none()) {
             return;
         }
         if stream.queue.is_empty() || stream.room(self.theirs.budget, self.unread) > 0 {
@@ -322,9 +351,28 @@ impl Lanes {
             taken: 0,
             starved: false,
             ringed: false,
+            unopened: false,
         };
         self.streams.insert(id, stream);
         Ok(id)
+    }
+
+    /// Says that the newest message of the call lane is the one that opens `stream`.
+    pub fn opened_by_newest(&mut self, stream: u64) {
+        if let Some(opened) = self.streams.get_mut(&stream) {
+            opened.unopened = true;
+            self.opening.push_back((self.newest_call(), stream));
+        }
+    }
+
+    /// The place of the newest message in the call lane, since the beginning.
+    pub fn newest_call(&self) -> u64 {
+        self.queues[CALLS].messages.pushed()
+    }
+
+    /// Whether the call at `place` has been given to the socket.
+    pub const fn has_left(&self, place: u64) -> bool {
+        place <= self.queues[CALLS].messages.popped
     }
 
     /// Whether the stream still takes bytes.
@@ -473,6 +521,26 @@ mod tests {
         }
         let order: Vec<u64> = (0..9).map(|_| piece(&next(&mut lanes)).stream_id).collect();
         assert_eq!(order, [1, 3, 5, 1, 3, 5, 1, 3, 5]);
+    }
+
+    #[test]
+    fn no_piece_overtakes_the_message_that_opens_its_stream() {
+        let mut lanes = lanes();
+        fill(&mut lanes, Lane::Call, 1, 50);
+        let id = lanes.open(Lane::Stream).unwrap();
+        fill(&mut lanes, Lane::Call, 9, 1);
+        lanes.opened_by_newest(id);
+        let place = lanes.newest_call();
+        fill(&mut lanes, Lane::Call, 1, 50);
+        lanes.write(id, b"first");
+        for _ in 0..50 {
+            assert_eq!(next(&mut lanes)[0], 1);
+        }
+        assert!(!lanes.has_left(place));
+        assert_eq!(next(&mut lanes)[0], 9);
+        assert!(lanes.has_left(place));
+        let piece_came = (0..51).any(|_| decode_first(&next(&mut lanes), Encoding::Cbor).is_ok());
+        assert!(piece_came && lanes.is_empty());
     }
 
     #[test]
