@@ -98,7 +98,6 @@ impl Federated {
         let admission = OperatorsAdmission {
             role,
             hub: config.hub.clone(),
-            peer_urls: config.federation.peers.clone(),
             psk: secrets.hub_psk.clone(),
             peer_secret: secrets.peer_secret.clone(),
             mutual_tls: config.federation.ca_file.is_some(),
