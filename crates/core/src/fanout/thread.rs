@@ -93,6 +93,8 @@ pub struct FanoutStats {
     pub dropped: AtomicU64,
     /// Live subscriptions now.
     pub subscriptions: AtomicU64,
+    /// Watches of locks now. While there are none the thread is not woken for changes of locks.
+    pub watches: AtomicU64,
 }
 
 /// The callers' side of the fan-out.
@@ -157,6 +159,9 @@ impl Fanout {
 
     /// Announces lock changes; called by the writer, never waits.
     pub fn leases_changed(&self, rows: &[LeaseRow]) {
+        if self.stats.watches.load(Ordering::Acquire) == 0 {
+            return;
+        }
         if self.messages.try_send(Message::Leases(rows.to_vec())).is_err() {
             self.stats.dropped.fetch_add(rows.len() as u64, Ordering::Relaxed);
         }
@@ -177,6 +182,7 @@ impl Fanout {
     }
 
     pub async fn watch(&self, watch: LockWatch) {
+        self.stats.watches.fetch_add(1, Ordering::Release);
         self.send(Message::Watch(watch)).await;
     }
 
@@ -474,7 +480,10 @@ impl Thread {
             return;
         }
         self.watches.retain(|_, watches| {
+            let before = watches.len();
             watches.retain(|watch| watch.id != id);
+            let left = (before - watches.len()) as u64;
+            self.stats.watches.fetch_sub(left, Ordering::Release);
             !watches.is_empty()
         });
     }

@@ -46,9 +46,15 @@ pub(super) fn append(conn: &Connection, rows: &[LeaseRow]) -> Result<()> {
     Ok(())
 }
 
-/// Notes the last row of each resource, so that the next start begins after it.
+/// Notes the last row of each resource, so that the next start begins after it, and indexes the history up to there.
 pub(super) fn checkpoint(conn: &Connection, table: &LeaseTable) -> Result<()> {
     let through = meta(conn, LOCKS_THROUGH)?.unwrap_or(0);
+    // In the order of the index, so that each of its pages is met once.
+    conn.prepare_cached(
+        "INSERT INTO lock_history_index (lock, history_id)
+         SELECT lock, id FROM lock_history WHERE id > ?1 ORDER BY lock, id",
+    )?
+    .execute([through])?;
     let last: Option<i64> =
         conn.query_row("SELECT max(id) FROM lock_history", [], |row| row.get(0))?;
     conn.execute(
@@ -98,16 +104,23 @@ pub(super) fn history(conn: &Connection, query: &HistoryQuery) -> Result<Vec<His
     let limit = query.limit as i64;
     match &query.resource {
         Some(resource) => {
+            // What is not indexed yet, then what is.
             let sql = format!(
-                "SELECT {COLUMNS} FROM lock_history INDEXED BY lock_history_by_lock
-                 WHERE lock = ?1 AND id < ?2 AND ns = ?3 AND resource = ?4
+                "SELECT {COLUMNS} FROM (
+                     SELECT {COLUMNS} FROM lock_history
+                     WHERE id > coalesce((SELECT value FROM meta WHERE key = ?6), 0) AND id < ?2
+                         AND lock = ?1 AND ns = ?3 AND resource = ?4 ORDER BY id DESC LIMIT ?5)
+                 UNION ALL SELECT {COLUMNS} FROM (
+                     SELECT {COLUMNS} FROM lock_history_index AS indexed
+                     CROSS JOIN lock_history ON id = indexed.history_id
+                     WHERE indexed.lock = ?1 AND indexed.history_id < ?2 AND ns = ?3 AND resource = ?4
+                     ORDER BY indexed.history_id DESC LIMIT ?5)
                  ORDER BY id DESC LIMIT ?5"
             );
             let lock = lock_hash(&query.ns, resource);
+            let of = params![lock, before, ns, resource.as_str(), limit, LOCKS_THROUGH];
             conn.prepare_cached(&sql)?
-                .query_map(params![lock, before, ns, resource.as_str(), limit], |row| {
-                    Ok(history_row(row))
-                })?
+                .query_map(of, |row| Ok(history_row(row)))?
                 .map(|row| row?)
                 .collect()
         }
@@ -132,13 +145,23 @@ pub(super) fn prune_history(
     limit: usize,
 ) -> Result<usize> {
     let through = meta(conn, LOCKS_THROUGH)?.unwrap_or(0);
-    Ok(conn.execute(
+    let mut delete = conn.prepare_cached(
         "DELETE FROM lock_history WHERE id IN (
              SELECT id FROM lock_history WHERE id <= ?1 AND ns = ?2 AND at_ns < ?3
                  AND NOT EXISTS (SELECT 1 FROM locks WHERE history_id = lock_history.id)
-             ORDER BY id LIMIT ?4)",
-        params![through, ns.as_str(), before_wall_ns as i64, limit as i64],
-    )?)
+             ORDER BY id LIMIT ?4)
+         RETURNING lock, id",
+    )?;
+    let mut unindex = conn
+        .prepare_cached("DELETE FROM lock_history_index WHERE lock = ?1 AND history_id = ?2")?;
+    let of = params![through, ns.as_str(), before_wall_ns as i64, limit as i64];
+    let mut deleted = 0;
+    for row in delete.query_map(of, |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))? {
+        let (lock, id) = row?;
+        unindex.execute([lock, id])?;
+        deleted += 1;
+    }
+    Ok(deleted)
 }
 
 fn history_row(row: &Row<'_>) -> Result<HistoryRow> {
