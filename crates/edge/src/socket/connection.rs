@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -132,11 +133,14 @@ impl Connection {
     async fn serve(&mut self) -> Result<(), End> {
         let stop = self.node.stop.clone();
         let outbox = self.subscriptions.outbox.clone();
-        let mut ping_at = Instant::now() + PING_INTERVAL;
+        // Made once: to make and drop them on each wake-up is much of what a small one costs.
+        let mut stopped = pin!(stop.cancelled());
+        let mut ping = pin!(tokio::time::sleep(PING_INTERVAL));
+        let mut heard_at = Instant::now();
         loop {
             let wake = tokio::select! {
                 biased;
-                () = stop.cancelled() => Wake::Stop,
+                () = &mut stopped => Wake::Stop,
                 over = self.held.over() => Wake::SessionOver(over),
                 Some(done) = self.publishes.next_done() => Wake::Published(done),
                 Some(answer) = self.requests.next() => Wake::Answer(answer),
@@ -145,7 +149,7 @@ impl Connection {
                 message = self.socket.recv(),
                     if self.publishes.has_room() && self.requests.len() < MAX_REQUESTS =>
                     Wake::Frame(message),
-                () = tokio::time::sleep_until(ping_at) => Wake::Ping,
+                () = &mut ping => Wake::Ping,
             };
             match wake {
                 Wake::SessionOver(over) => {
@@ -157,7 +161,7 @@ impl Connection {
                     return Err(End::Close(1012, retry_advice(&self.node)));
                 }
                 Wake::Frame(message) => {
-                    ping_at = Instant::now() + PING_INTERVAL;
+                    heard_at = Instant::now();
                     self.unanswered_pings = 0;
                     Box::pin(self.take_frames(message)).await?;
                 }
@@ -166,8 +170,14 @@ impl Connection {
                 Wake::Outbox => Box::pin(self.drain_outbox()).await?,
                 Wake::Page(page) => Box::pin(self.take_page(page)).await?,
                 Wake::Ping => {
-                    ping_at = Instant::now() + PING_INTERVAL;
-                    Box::pin(self.ping()).await?;
+                    let now = Instant::now();
+                    let due = heard_at + PING_INTERVAL;
+                    if now < due {
+                        ping.as_mut().reset(due);
+                    } else {
+                        ping.as_mut().reset(now + PING_INTERVAL);
+                        Box::pin(self.ping()).await?;
+                    }
                 }
             }
         }

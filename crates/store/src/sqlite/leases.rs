@@ -152,8 +152,8 @@ pub(super) fn prune_history(
              ORDER BY id LIMIT ?4)
          RETURNING lock, id",
     )?;
-    let mut unindex = conn
-        .prepare_cached("DELETE FROM lock_history_index WHERE lock = ?1 AND history_id = ?2")?;
+    let mut unindex =
+        conn.prepare_cached("DELETE FROM lock_history_index WHERE lock = ?1 AND history_id = ?2")?;
     let of = params![through, ns.as_str(), before_wall_ns as i64, limit as i64];
     let mut deleted = 0;
     for row in delete.query_map(of, |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))? {
