@@ -66,7 +66,8 @@ impl Sent {
 pub(crate) struct Subscriptions {
     node: Arc<Node>,
     pub outbox: Arc<Outbox>,
-    by_id: HashMap<SubscriptionId, Subscription, ahash::RandomState>,
+    /// Boxed, since the table has room for more than the one subscription that most connections have.
+    by_id: HashMap<SubscriptionId, Box<Subscription>, ahash::RandomState>,
     names: HashMap<String, SubscriptionId, ahash::RandomState>,
     fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
 }
@@ -152,7 +153,7 @@ impl Subscriptions {
             None if live => self.join(id, &sub, None).await,
             _ => self.fetch(id, &sub),
         }
-        self.by_id.insert(id, sub);
+        self.by_id.insert(id, Box::new(sub));
         Ok(())
     }
 

@@ -104,17 +104,17 @@ impl Connection {
         }
     }
 
-    /// Serves the socket until it ends.
-    pub async fn run(mut self) {
+    /// Serves the socket until it ends. Boxed, since a future keeps what it is given by value twice.
+    pub async fn run(mut self: Box<Self>) {
         let end = match self.serve().await {
             Ok(()) => End::Gone,
             Err(end) => end,
         };
         if let End::Close(code, reason) = end {
             let frame = CloseFrame { code, reason: reason.into() };
-            let _ = tokio::time::timeout(FAREWELL, Box::pin(self.farewell(frame))).await;
+            let _ = Box::pin(tokio::time::timeout(FAREWELL, self.farewell(frame))).await;
         }
-        self.subscriptions.leave_all().await;
+        Box::pin(self.subscriptions.leave_all()).await;
         self.node.metrics.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -153,11 +153,11 @@ impl Connection {
             };
             match wake {
                 Wake::SessionOver(over) => {
-                    self.feed(held::farewell(over)).await?;
+                    Box::pin(self.feed(held::farewell(over))).await?;
                     return Err(End::Close(POLICY, "session over".into()));
                 }
                 Wake::Stop => {
-                    let _ = tokio::time::timeout(LAST_ANSWERS, self.finish()).await;
+                    let _ = Box::pin(tokio::time::timeout(LAST_ANSWERS, self.finish())).await;
                     return Err(End::Close(1012, retry_advice(&self.node)));
                 }
                 Wake::Frame(message) => {
