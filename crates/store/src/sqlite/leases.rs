@@ -1,6 +1,6 @@
 //! The journal of locks: appended by the writer, read at start and as history.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use relay_proto::{
     Namespace, NodeId,
@@ -47,22 +47,46 @@ pub(super) fn append(conn: &Connection, rows: &[LeaseRow]) -> Result<()> {
 }
 
 /// Notes the last row of each resource, so that the next start begins after it, and indexes the history up to there.
+///
+/// Grouped here and not in SQL, which would sort by names; every commit that waits for this one waits for it.
 pub(super) fn checkpoint(conn: &Connection, table: &LeaseTable) -> Result<()> {
     let through = meta(conn, LOCKS_THROUGH)?.unwrap_or(0);
-    // In the order of the index, so that each of its pages is met once.
-    conn.prepare_cached(
-        "INSERT INTO lock_history_index (lock, history_id)
-         SELECT lock, id FROM lock_history WHERE id > ?1 ORDER BY lock, id",
-    )?
-    .execute([through])?;
-    let last: Option<i64> =
-        conn.query_row("SELECT max(id) FROM lock_history", [], |row| row.get(0))?;
-    conn.execute(
-        "INSERT OR REPLACE INTO locks (lock, ns, resource, history_id)
-         SELECT lock, ns, resource, max(id) FROM lock_history WHERE id > ?1 GROUP BY ns, resource",
-        [through],
+    let mut entries: Vec<(i64, i64)> = Vec::new();
+    let mut last: HashMap<String, (i64, i64)> = HashMap::new();
+    let mut name = String::new();
+    let mut later = conn.prepare_cached(
+        "SELECT lock, id, ns, resource FROM lock_history WHERE id > ?1 ORDER BY id",
     )?;
-    set_meta(conn, LOCKS_THROUGH, last.unwrap_or(through).max(through))?;
+    let mut rows = later.query([through])?;
+    while let Some(row) = rows.next()? {
+        let entry = (row.get(0)?, row.get(1)?);
+        entries.push(entry);
+        name.clear();
+        // A namespace has no such character.
+        for part in [row.get_ref(2)?.as_str(), Ok("\0"), row.get_ref(3)?.as_str()] {
+            name.push_str(part.map_err(damaged)?);
+        }
+        match last.get_mut(&name) {
+            Some(found) => *found = entry,
+            None => drop(last.insert(name.clone(), entry)),
+        }
+    }
+    let newest = entries.last().map_or(through, |(_, id)| *id);
+    // In the order of the index, so that each of its pages is met once.
+    entries.sort_unstable();
+    let mut index =
+        conn.prepare_cached("INSERT INTO lock_history_index (lock, history_id) VALUES (?1, ?2)")?;
+    for entry in entries {
+        index.execute(entry)?;
+    }
+    let mut note = conn.prepare_cached(
+        "INSERT OR REPLACE INTO locks (lock, ns, resource, history_id) VALUES (?1, ?2, ?3, ?4)",
+    )?;
+    for (name, (lock, id)) in &last {
+        let (ns, resource) = name.split_once('\0').unwrap_or_default();
+        note.execute(params![lock, ns, resource, id])?;
+    }
+    set_meta(conn, LOCKS_THROUGH, newest)?;
     set_meta(conn, LAST_TOKEN, table.last_token() as i64)
 }
 
