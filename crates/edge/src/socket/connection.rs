@@ -12,7 +12,7 @@ use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::Fut
 use relay_core::{policy::Principal, sessions::Over};
 use relay_node::{Node, Place};
 use relay_proto::{Code, Problem, auth::ClientLabel, frame, frame::Frame};
-use tokio::time::Instant;
+use tokio::time::{Instant, error::Elapsed};
 
 use super::{publish::Publishes, requests, retry_advice_ms};
 use crate::{
@@ -313,19 +313,16 @@ impl Connection {
     }
 
     async fn feed_message(&mut self, message: Message) -> Result<(), End> {
-        let fed = tokio::time::timeout(STUCK, self.socket.feed(message)).await;
+        let fed = within_patience(self.socket.feed(message)).await;
         self.written(fed)
     }
 
     async fn flush(&mut self) -> Result<(), End> {
-        let flushed = tokio::time::timeout(STUCK, self.socket.flush()).await;
+        let flushed = within_patience(self.socket.flush()).await;
         self.written(flushed)
     }
 
-    fn written(
-        &self,
-        outcome: Result<Result<(), axum::Error>, tokio::time::error::Elapsed>,
-    ) -> Result<(), End> {
+    fn written(&self, outcome: Result<Result<(), axum::Error>, Elapsed>) -> Result<(), End> {
         match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Gone),
@@ -334,6 +331,14 @@ impl Connection {
                 Err(End::Close(1011, Code::SlowConsumer.as_str().into()))
             }
         }
+    }
+}
+
+/// Waits for a write no longer than [`STUCK`]. Nearly all are done at once and need no timer.
+async fn within_patience<F: Future + Unpin>(mut write: F) -> Result<F::Output, Elapsed> {
+    match (&mut write).now_or_never() {
+        Some(written) => Ok(written),
+        None => tokio::time::timeout(STUCK, write).await,
     }
 }
 
