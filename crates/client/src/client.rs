@@ -451,7 +451,7 @@ impl Refusal {
         };
         Self {
             status: response.status().as_u16(),
-            request_id: header("x-request-id"),
+            request_id: header("relay-request-id"),
             retry_after_s: header(RETRY_AFTER.as_str()).and_then(|text| text.parse().ok()),
         }
     }

@@ -17,6 +17,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use arc_swap::ArcSwap;
 use relay_proto::{
     Code, NodeId, Problem,
     auth::{AuthToken, ReplayGuard, RequestError, ResumeToken, SessionToken, SignedRequest},
@@ -121,7 +122,7 @@ impl From<SessionError> for Problem {
 pub struct Sessions {
     store: Store,
     clock: Arc<dyn Clock>,
-    config: SessionsConfig,
+    config: ArcSwap<SessionsConfig>,
     challenges: Challenges,
     live: LiveSessions,
     by_address: Windows<IpAddr>,
@@ -143,7 +144,7 @@ impl Sessions {
             used_requests: Mutex::new(used_requests),
             store,
             clock,
-            config,
+            config: ArcSwap::from_pointee(config),
             challenges: Challenges::default(),
             live: LiveSessions::default(),
             by_address: Windows::new(MINUTE_MS, LIMITER_KEYS),
@@ -151,8 +152,14 @@ impl Sessions {
         }
     }
 
-    pub fn config(&self) -> &SessionsConfig {
-        &self.config
+    /// The settings in force now.
+    pub fn config(&self) -> Arc<SessionsConfig> {
+        self.config.load_full()
+    }
+
+    /// Takes over changed settings. They count for what begins from now on.
+    pub fn reconfigure(&self, config: SessionsConfig) {
+        self.config.store(Arc::new(config));
     }
 
     /// The session that a token opens.
@@ -187,12 +194,12 @@ impl Sessions {
     /// # Errors
     /// [`SessionError::Limit`].
     pub fn count_address(&self, address: IpAddr) -> Result<(), SessionError> {
-        let limit = self.config.auth_per_ip_per_min;
+        let limit = self.config.load().auth_per_ip_per_min;
         Ok(self.by_address.count(network_of(address), limit, self.now_ms())?)
     }
 
     fn count_user(&self, user: NodeId) -> Result<(), SessionError> {
-        let limit = self.config.auth_per_user_per_min;
+        let limit = self.config.load().auth_per_user_per_min;
         Ok(self.by_user.count(user, limit, self.now_ms())?)
     }
 
@@ -201,7 +208,7 @@ impl Sessions {
     }
 
     fn oldest_trusted(&self, now_ms: u64) -> u64 {
-        self.config.recheck_after_ms.map_or(0, |age| now_ms.saturating_sub(age))
+        self.config.load().recheck_after_ms.map_or(0, |age| now_ms.saturating_sub(age))
     }
 }
 

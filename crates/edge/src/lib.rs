@@ -10,6 +10,7 @@ mod held;
 mod info;
 mod locks;
 mod openapi;
+mod operate;
 mod params;
 mod peer;
 mod reply;

@@ -27,7 +27,7 @@ pub use sections::{
     AclRule, Backend, Chat, Config, Drain, Events, Listen, Locks, Log, LogFormat, NamespacePolicy,
     Node, Permission, Quota, Rotation, Store, TenantQuota, Tls,
 };
-pub use show::{Line, sample, schema};
+pub use show::{Difference, Line, differences, sample, schema};
 pub use value::{ExistingFile, Inherit, Network, SecretFile, Size};
 
 use reader::{Reader, Setting, Shape};

@@ -9,6 +9,7 @@ mod identity;
 mod maintenance;
 pub mod metrics;
 mod node;
+mod reload;
 mod settings;
 mod start;
 
@@ -16,4 +17,5 @@ pub use connections::{Connections, Place};
 pub use gate::Reader;
 pub use identity::{Identity, IdentityError};
 pub use node::Node;
+pub use reload::{LastReload, ReloadError, Reloaded, Reread};
 pub use start::StartError;

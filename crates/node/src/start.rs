@@ -32,6 +32,7 @@ use crate::{
     maintenance,
     metrics::Metrics,
     node::Node,
+    reload::Live,
     settings,
 };
 
@@ -98,11 +99,12 @@ impl Node {
         let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
         let node = Arc::new(Self {
             locks: Locks::new(store.clone(), held),
-            event_limits: settings::event_limits(&config),
             started_at_ns: clock.wall_ns(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             draining: Default::default(),
+            stop_asked: tokio::sync::watch::Sender::new(None),
+            live: Live::new(config.clone()),
             config,
             identity,
             clock,

@@ -110,6 +110,12 @@ pub enum Color {
 pub enum Command {
     /// Run a relay
     Serve(commands::serve::Serve),
+    /// What the relay is, and whether it is well
+    Status(commands::operate::Status),
+    /// Let the relay read its configuration again
+    Reload(commands::operate::Reload),
+    /// Let the relay finish what is under way and stop
+    Drain(commands::operate::Drain),
     /// Make, show, convert and rotate keys
     Keys(commands::keys::Keys),
     /// Publish, find and follow signed events
@@ -208,6 +214,9 @@ fn dispatch(app: &App, command: Command) -> Outcome {
     let outcome = runtime.block_on(async {
         match command {
             Command::Serve(command) => Box::pin(command.run(app)).await,
+            Command::Status(command) => command.run(app).await,
+            Command::Reload(command) => command.run(app).await,
+            Command::Drain(command) => command.run(app).await,
             Command::Keys(command) => command.run(app).await,
             Command::Event(command) => command.run(app).await,
             Command::Lock(command) => command.run(app).await,
@@ -221,7 +230,7 @@ fn dispatch(app: &App, command: Command) -> Outcome {
             Command::Audit(command) => command.run(app).await,
             Command::Token(command) => command.run(app).await,
             Command::Api(command) => command.run(app).await,
-            Command::Config(command) => command.run(app),
+            Command::Config(command) => command.run(app).await,
             Command::Store(command) => command.run(app).await,
             Command::Doctor(command) => command.run(app).await,
             Command::Check(command) => command.run(app).await,

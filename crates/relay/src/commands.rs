@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod event;
 pub mod keys;
 pub mod lock;
+pub mod operate;
 pub mod serve;
 pub mod session;
 pub mod store;

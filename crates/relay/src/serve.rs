@@ -7,16 +7,19 @@ use std::{
 
 use anyhow::Context;
 use relay_edge::Doors;
-use relay_node::{Node, config::Config};
+use relay_node::{Node, Reread, config::Config};
 use relay_store::SystemClock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Serves until SIGTERM or SIGINT; returns when everything is stored and closed.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// SIGHUP reads the configuration again.
+pub async fn run(config: Config, sources: Arc<dyn Reread>) -> anyhow::Result<()> {
     let began = Instant::now();
     raise_file_limit();
     let mut signals = Signals::new().context("signals cannot be caught")?;
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
     let node = Node::start(config, Arc::new(SystemClock)).await?;
+    node.set_sources(sources);
     let doors = match Doors::open(node.clone()).await {
         Ok(doors) => doors,
         Err(error) => {
@@ -25,19 +28,34 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     };
     greet(&node, &doors, began.elapsed());
-    signals.next().await;
-    stop(node, doors, signals).await;
+    let timeout = until_stop(&node, &mut signals, &mut hangup).await;
+    stop(node, doors, signals, timeout).await;
     Ok(())
 }
 
+/// Serves signals until one, or an operator, ends the relay; returns the time for what is under way.
+async fn until_stop(node: &Arc<Node>, signals: &mut Signals, hangup: &mut Signal) -> Duration {
+    loop {
+        tokio::select! {
+            () = signals.next() => return node.live().drain.timeout,
+            timeout = node.stop_asked() => return timeout,
+            _ = hangup.recv() => {
+                let node = node.clone();
+                // How it went is in the log and in the status.
+                let _ = tokio::task::spawn_blocking(move || node.reload()).await;
+            }
+        }
+    }
+}
+
 /// First it says that it stops, then it finishes what is under way; a second signal cuts that short.
-async fn stop(node: Arc<Node>, doors: Doors, mut signals: Signals) {
-    let drain = node.config.drain.clone();
-    tracing::info!("stopping: {:?} for what is under way", drain.timeout);
+async fn stop(node: Arc<Node>, doors: Doors, mut signals: Signals, timeout: Duration) {
+    let delay = node.live().drain.delay;
+    tracing::info!("stopping: {timeout:?} for what is under way");
     node.start_draining();
     let orderly = async {
-        tokio::time::sleep(drain.delay).await;
-        doors.close(drain.timeout).await;
+        tokio::time::sleep(delay).await;
+        doors.close(timeout).await;
     };
     tokio::select! {
         () = orderly => {}
@@ -59,6 +77,7 @@ impl Signals {
         })
     }
 
+    /// The next signal that ends the relay.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

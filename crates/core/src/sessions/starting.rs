@@ -70,8 +70,9 @@ impl Sessions {
         self.check_answer(&challenge, &answer.device, &hash, &signature)?;
 
         let now_ms = self.now_ms();
+        let config = self.config();
         let token = new_auth_token();
-        let expires_at_ms = now_ms + self.config.auth_token_ttl_ms;
+        let expires_at_ms = now_ms + config.auth_token_ttl_ms;
         let row = AuthTokenRow {
             token: token.hash(),
             user: answer.user,
@@ -93,9 +94,10 @@ impl Sessions {
         let proof = AuthProof::parse(start.auth_token).ok_or(SessionError::Proof("no proof"))?;
         let (user, facts) = self.check_proof(&proof, &start).await?;
         let now_ms = self.now_ms();
+        let config = self.config();
         let (session_token, resume_token) = new_tokens();
         let token = session_token.hash();
-        let expires_at_ms = now_ms + self.config.session_ttl_ms.min(self.config.max_age_ms);
+        let expires_at_ms = now_ms + config.session_ttl_ms.min(config.max_age_ms);
         let row = SessionRow {
             id: SessionId::of_first_token(&token),
             user,
@@ -114,8 +116,8 @@ impl Sessions {
             proof: facts,
             credential: start.credential.map(|text| credential_hash(Some(text))),
             limits: SessionLimits {
-                per_user: self.config.sessions_per_user,
-                per_device: self.config.sessions_per_device,
+                per_user: config.sessions_per_user,
+                per_device: config.sessions_per_device,
             },
         };
         match self.store.open_session(new).await? {
@@ -136,15 +138,16 @@ impl Sessions {
     pub async fn resume(&self, resume_token: &str) -> Result<Started, SessionError> {
         let used = ResumeToken::parse(resume_token).ok_or(SessionError::Resume)?;
         let now_ms = self.now_ms();
+        let config = self.config();
         let (session_token, resume_token) = new_tokens();
         let resumption = Resumption {
             used: used.hash(),
             token: session_token.hash(),
             resume: resume_token.hash(),
             now_ms,
-            ttl_ms: self.config.session_ttl_ms,
-            grace_ms: self.config.grace_ms,
-            max_age_ms: self.config.max_age_ms,
+            ttl_ms: config.session_ttl_ms,
+            grace_ms: config.grace_ms,
+            max_age_ms: config.max_age_ms,
         };
         let row = self.store.resume_session(resumption).await?.ok_or(SessionError::Resume)?;
         let session = self.live.insert(&row, now_ms);
@@ -193,8 +196,8 @@ impl Sessions {
         if challenge.device != *device {
             return Err(SessionError::Proof("another device's challenge"));
         }
-        let gateway_id = &self.config.gateway_id;
-        if challenge.is_answered(gateway_id, credential, signature, self.now_ms()) {
+        let config = self.config();
+        if challenge.is_answered(&config.gateway_id, credential, signature, self.now_ms()) {
             Ok(())
         } else {
             Err(SessionError::Proof("wrong or late answer"))
@@ -207,11 +210,12 @@ impl Sessions {
         start: &Start<'_>,
         credential: &[u8; 32],
     ) -> Result<(NodeId, ProofFacts), SessionError> {
+        let config = self.config();
         let expected = Expected {
-            gateway_id: &self.config.gateway_id,
+            gateway_id: &config.gateway_id,
             device: &start.device,
             credential_hash: credential,
-            max_ttl_ms: self.config.signed_token_max_ttl_ms,
+            max_ttl_ms: config.signed_token_max_ttl_ms,
             now_ms: self.now_ms(),
         };
         let claims = token.check(&expected).map_err(|error| {

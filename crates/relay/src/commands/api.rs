@@ -54,7 +54,7 @@ impl Api {
         } else if !members.is_empty() {
             request = request.json(&Value::Object(members.into_iter().collect::<Map<_, _>>()));
         }
-        let client = app.client_with_key().await?;
+        let client = app.client().await?;
         loop {
             let bytes = client
                 .fetch(request.clone())

@@ -1,10 +1,19 @@
 //! `relay serve`: a relay.
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::{
+    io::IsTerminal,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use clap::{Args, ValueEnum};
-use relay_node::config::{self, FlagValue, LogFormat, Sources};
-use tracing_subscriber::EnvFilter;
+use relay_node::{
+    Reread,
+    config::{self, Config, FlagValue, Loaded, LogFormat, Problems, Sources},
+};
+use tracing_subscriber::{
+    EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 use crate::{
     app::App,
@@ -66,16 +75,20 @@ enum LogForm {
 
 impl Serve {
     pub async fn run(self, app: &App) -> Outcome {
-        let loaded = super::config::load(&self.sources(app))?;
-        log_of_relay(&app.global, &loaded.config.log);
+        let loaded = super::config::load(&self.sources(&app.global.config))?;
+        let verbose = app.global.verbose;
+        log_of_relay(verbose, &loaded.config.log);
         for notice in &loaded.notices {
             tracing::warn!("{notice}");
         }
-        serve::run(loaded.config).await.map_err(|error| Failure::failed(format!("{error:#}")))?;
+        let sources = Arc::new(Again { serve: self, files: app.global.config.clone(), verbose });
+        serve::run(loaded.config, sources)
+            .await
+            .map_err(|error| Failure::failed(format!("{error:#}")))?;
         Ok(0)
     }
 
-    fn sources(&self, app: &App) -> Sources {
+    fn sources(&self, files: &[PathBuf]) -> Sources {
         let path = |path: &PathBuf| path.to_string_lossy().into_owned();
         let word = |value: Option<clap::builder::PossibleValue>| {
             value.map(|word| word.get_name().to_owned())
@@ -101,13 +114,39 @@ impl Serve {
                 Some(FlagValue { flag: flag.into(), path: path.into(), value: value? })
             })
             .collect();
-        let sources = Sources::of_process(app.global.config.clone(), flags);
+        let sources = Sources::of_process(files.to_vec(), flags);
         match self.port {
             Some(port) => sources.with_port(port),
             None => sources,
         }
     }
 }
+
+/// The command line, kept to read everything again at a reload.
+#[derive(Debug)]
+struct Again {
+    serve: Serve,
+    files: Vec<PathBuf>,
+    verbose: u8,
+}
+
+impl Reread for Again {
+    fn read(&self) -> Result<Loaded, Problems> {
+        config::load(&self.serve.sources(&self.files))
+    }
+
+    fn apply(&self, config: &Config) {
+        if let Some(filter) = FILTER.get() {
+            let changed = filter.reload(level_filter(level_of(self.verbose, &config.log)));
+            if let Err(error) = changed {
+                tracing::warn!(%error, "the level of the log could not be changed");
+            }
+        }
+    }
+}
+
+/// What is logged; a reload changes it.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Sets up what a command says on stderr besides its messages.
 pub fn log(global: &Global) {
@@ -119,12 +158,15 @@ pub fn log(global: &Global) {
     subscribe(default, false);
 }
 
-fn log_of_relay(global: &Global, log: &config::Log) {
-    let level = match global.verbose {
+fn level_of(verbose: u8, log: &config::Log) -> &str {
+    match verbose {
         0 => log.level.as_str(),
         1 => "info",
         _ => "debug",
-    };
+    }
+}
+
+fn log_of_relay(verbose: u8, log: &config::Log) {
     let json = match log.format {
         LogFormat::Json => true,
         LogFormat::Auto => {
@@ -132,16 +174,23 @@ fn log_of_relay(global: &Global, log: &config::Log) {
         }
         LogFormat::Text | LogFormat::Journald => false,
     };
-    subscribe(level, json);
+    subscribe(level_of(verbose, log), json);
+}
+
+/// `RELAY_LOG` wins over what the configuration says.
+fn level_filter(default: &str) -> EnvFilter {
+    let filter = std::env::var("RELAY_LOG").unwrap_or_else(|_| default.to_owned());
+    EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 fn subscribe(default: &str, json: bool) {
-    let filter = std::env::var("RELAY_LOG").unwrap_or_else(|_| default.to_owned());
-    let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let base = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
+    let (filter, handle) = reload::Layer::new(level_filter(default));
+    let base = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let registry = tracing_subscriber::registry().with(filter);
     // Each fails only where a subscriber is there already.
-    let _ = if json { base.json().try_init() } else { base.try_init() };
+    let set =
+        if json { registry.with(base.json()).try_init() } else { registry.with(base).try_init() };
+    if set.is_ok() {
+        let _ = FILTER.set(handle);
+    }
 }
