@@ -13,6 +13,8 @@
 
 #[cfg(feature = "age")]
 pub mod age;
+#[cfg(unix)]
+pub mod agent;
 pub mod auth;
 pub mod backoff;
 pub mod client;
@@ -26,6 +28,7 @@ pub mod import;
 pub mod keys;
 pub mod locks;
 pub mod session;
+pub mod signer;
 mod socket;
 pub mod sse;
 pub mod stream;
@@ -40,4 +43,5 @@ pub use fence::{FenceError, FenceGate, FenceMode};
 pub use guard::{LockGuard, LockOptions, Loss};
 pub use locks::{LockGrant, LockRequest, LockState};
 pub use relay_proto as proto;
+pub use signer::Signer;
 pub use stream::{EventStream, Start, StreamItem, Subscription};

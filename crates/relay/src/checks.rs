@@ -162,6 +162,12 @@ pub fn key(app: &App) -> Finding {
         }
         Err(failure) => return Finding::bad(NAME, Level::Warn, failure.what, "export HOME=…"),
     };
+    if let Some(name) = crate::app::agent_name(&path) {
+        return match relay_client::agent::AgentKey::find(name) {
+            Ok(key) => Finding::ok(NAME, format!("{} in ssh-agent", key.node_id())),
+            Err(error) => Finding::bad(NAME, Level::Fail, error.to_string(), "ssh-add -L"),
+        };
+    }
     let shown = path.display();
     match keys::load(&path, || None) {
         Ok(key) => Finding::ok(NAME, format!("{} in {shown}", key.node_id())),

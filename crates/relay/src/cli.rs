@@ -38,7 +38,7 @@ pub struct Global {
     /// This relay instead: https://… or unix:PATH [env: RELAY_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub url: Option<String>,
-    /// Signing key: an OpenSSH or PEM file
+    /// Signing key: an OpenSSH or PEM file; agent: or agent:NAME for one that ssh-agent holds
     #[arg(long, global = true, value_name = "PATH", env = "RELAY_KEY")]
     pub key: Option<PathBuf>,
     /// Bearer token instead of a key

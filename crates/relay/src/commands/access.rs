@@ -230,7 +230,7 @@ async fn publish_rules(app: &App, name: &str, rules: &Value, dry_run: bool) -> O
         tags,
         content: rules.to_string(),
     };
-    let event = draft.sign(&key).map_err(|error| Failure::usage(error.to_string()))?;
+    let event = key.sign_event(&draft).map_err(|error| Failure::usage(error.to_string()))?;
     if dry_run {
         output::line(&String::from_utf8_lossy(event.json()))?;
         return Ok(0);

@@ -149,6 +149,10 @@ pub fn normal(address: &str) -> Result<String, Failure> {
 
 /// A saved path must mean the same in every directory.
 pub fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    // The key of an agent is no file.
+    if path.as_deref().is_some_and(|path| crate::app::agent_name(path).is_some()) {
+        return Ok(path);
+    }
     path.map(|path| std::path::absolute(&path).map_err(|error| crate::files::at(&path, &error)))
         .transpose()
 }

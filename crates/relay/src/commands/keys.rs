@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use relay_client::{keys, unix_ns};
+use relay_client::{Signer, keys, unix_ns};
 use relay_proto::{
     SigningKey,
     event::{Draft, Tags, reserved, rotation_text},
@@ -234,7 +234,7 @@ fn show(app: &App, key: &str, ssh: bool) -> Outcome {
         return print_public(app, &id, None, ssh);
     }
     let path = path_of(key)?;
-    let loaded = app.load_key(&path)?;
+    let loaded = app.signer(&path)?;
     print_public(app, &loaded.node_id(), Some(&path), ssh)
 }
 
@@ -285,7 +285,7 @@ async fn rotate(app: &App, to: &str, dry_run: bool) -> Outcome {
         .target()
         .or_else(|failure| if dry_run { Ok(app::Target::default()) } else { Err(failure) })?;
     let old = app.key(&target)?;
-    let new = app.load_key(&path_of(to)?)?;
+    let new = app.signer(&path_of(to)?)?;
     if old.node_id() == new.node_id() {
         return Err(Failure::usage("the old and the new key are the same"));
     }
@@ -305,21 +305,18 @@ async fn rotate(app: &App, to: &str, dry_run: bool) -> Outcome {
     Ok(0)
 }
 
-fn rotation(
-    old: &SigningKey,
-    new: &SigningKey,
-) -> Result<relay_proto::Event, relay_proto::EventError> {
+fn rotation(old: &Signer, new: &Signer) -> Result<relay_proto::Event, relay_client::Error> {
     let created_at_ns = unix_ns();
     let text = rotation_text(&old.node_id(), &new.node_id(), created_at_ns);
     let mut tags = Tags::new();
     tags.push(["delegate", &new.node_id().to_string()]);
-    let content = json!({ "proof": hex::encode(new.sign(text.as_bytes())) }).to_string();
-    Draft { kind: reserved::KEY_ROTATION, created_at_ns, tags, content }.sign(old)
+    let content = json!({ "proof": hex::encode(new.sign(text.as_bytes())?) }).to_string();
+    old.sign_event(&Draft { kind: reserved::KEY_ROTATION, created_at_ns, tags, content })
 }
 
 fn verify(app: &App, path: &Path) -> Outcome {
-    let key = app.load_key(path)?;
-    let signed = Draft { created_at_ns: unix_ns(), ..Draft::default() }.sign(&key);
+    let key = app.signer(path)?;
+    let signed = key.sign_event(&Draft { created_at_ns: unix_ns(), ..Draft::default() });
     let answer =
         json!({ "path": path, "key": key.node_id(), "private": true, "signs": signed.is_ok() });
     app.out.one(&answer, &["key", "path"])?;
@@ -357,6 +354,9 @@ fn place(name: &str) -> Result<PathBuf, Failure> {
 
 /// The file of a key: a name among ours, or a path.
 fn path_of(key: &str) -> Result<PathBuf, Failure> {
+    if app::agent_name(Path::new(key)).is_some() {
+        return Ok(key.into());
+    }
     let named = app::key_dir()?.join(key);
     if is_name(key) && named.exists() {
         return Ok(named);

@@ -187,6 +187,7 @@ pub fn base(home: &Path) -> Command {
         .env("XDG_CONFIG_HOME", home.join("config"))
         .env("XDG_STATE_HOME", home.join("state"))
         .env("XDG_RUNTIME_DIR", home)
+        .env_remove("SSH_AUTH_SOCK")
         .current_dir(home);
     command
 }
@@ -205,7 +206,7 @@ pub fn alone<S: AsRef<OsStr>>(home: &Path, args: impl IntoIterator<Item = S>) ->
     finish(command)
 }
 
-fn finish(mut command: Command) -> Ran {
+pub fn finish(mut command: Command) -> Ran {
     Ran::of(command.output().unwrap())
 }
 
