@@ -59,6 +59,8 @@ pub struct SessionsConfig {
     pub auth_per_ip_per_min: u32,
     /// The same for one claimed user.
     pub auth_per_user_per_min: u32,
+    /// For development: a text that is no proof starts a session for the user that it names.
+    pub insecure_dev_auth: bool,
     /// How long a session found in the store may be trusted from memory, milliseconds; `None`
     /// where this process alone ends sessions.
     pub recheck_after_ms: Option<u64>,
@@ -79,6 +81,7 @@ impl Default for SessionsConfig {
             sessions_per_device: 10,
             auth_per_ip_per_min: 600,
             auth_per_user_per_min: 60,
+            insecure_dev_auth: false,
             recheck_after_ms: None,
         }
     }

@@ -4,6 +4,7 @@
 //! waits for one thing only: what takes time (commits, pages, locks in line) is a future among others.
 
 mod connection;
+mod pace;
 mod publish;
 mod requests;
 mod session;

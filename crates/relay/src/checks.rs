@@ -1,5 +1,8 @@
 //! Looking at one thing: what `relay doctor` does for all, and `relay check` for one.
 
+mod certificate;
+mod figures;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -10,6 +13,10 @@ use relay_client::{Client, EventStream, Probe, Subscription, keys, unix_ns};
 use relay_proto::{EventId, Filter};
 use serde::Serialize;
 
+pub use self::{
+    certificate::certificate,
+    figures::{lag, locks},
+};
 use crate::{app::App, times};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

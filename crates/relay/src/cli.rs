@@ -6,7 +6,7 @@ use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand
 
 use crate::{
     app::App,
-    commands,
+    commands, complete,
     error::{Failure, Outcome, exit},
     output::Format,
     progress::ProgressMode,
@@ -33,7 +33,7 @@ pub struct Cli {
 #[command(next_help_heading = "Flags of every command")]
 pub struct Global {
     /// Which saved relay to use [env: RELAY_CONTEXT]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", add = complete::context_names())]
     pub context: Option<String>,
     /// This relay instead: https://… or unix:PATH [env: RELAY_URL]
     #[arg(long, global = true, value_name = "URL")]
@@ -48,7 +48,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "PATH", env = "RELAY_PASSPHRASE_FILE")]
     pub passphrase_file: Option<PathBuf>,
     /// Namespace
-    #[arg(short, long, global = true, value_name = "NS", env = "RELAY_NS")]
+    #[arg(short, long, global = true, value_name = "NS", env = "RELAY_NS", add = complete::namespaces())]
     pub ns: Option<String>,
     /// Form of the data on stdout
     #[arg(
@@ -99,6 +99,20 @@ pub struct Global {
     pub config: Vec<PathBuf>,
 }
 
+impl Global {
+    /// The flags in these words, with the environment and the defaults; `None` where they are no such flags.
+    pub fn of_words(words: Vec<String>) -> Option<Self> {
+        /// Nothing but the flags of every command.
+        #[derive(Debug, Parser)]
+        struct Flags {
+            #[command(flatten)]
+            global: Global,
+        }
+        let words = std::iter::once("relay".to_owned()).chain(words);
+        Flags::try_parse_from(words).ok().map(|flags| flags.global)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Color {
     Auto,
@@ -110,6 +124,8 @@ pub enum Color {
 pub enum Command {
     /// Run a relay
     Serve(commands::serve::Serve),
+    /// Write what a relay needs before its first start
+    Init(commands::init::Init),
     /// What the relay is, and whether it is well
     Status(commands::operate::Status),
     /// Let the relay read its configuration again
@@ -140,6 +156,8 @@ pub enum Command {
     Audit(commands::access::Audit),
     /// Tokens that an operator hands out
     Token(commands::access::Token),
+    /// Invite somebody: the same as `token create --for user`
+    Invite(commands::access::Invite),
     /// Send any request
     Api(commands::api::Api),
     /// The relay's configuration
@@ -150,6 +168,8 @@ pub enum Command {
     Doctor(commands::doctor::Doctor),
     /// Answer one question of a monitoring system
     Check(commands::doctor::Check),
+    /// Material for a bug report
+    Debug(commands::debug::Debug),
     /// Explain an error code
     Explain(commands::about::Explain),
     /// Print a script that completes commands
@@ -214,6 +234,7 @@ fn dispatch(app: &App, command: Command) -> Outcome {
     let outcome = runtime.block_on(async {
         match command {
             Command::Serve(command) => Box::pin(command.run(app)).await,
+            Command::Init(command) => command.run(app),
             Command::Status(command) => command.run(app).await,
             Command::Reload(command) => command.run(app).await,
             Command::Drain(command) => command.run(app).await,
@@ -229,11 +250,13 @@ fn dispatch(app: &App, command: Command) -> Outcome {
             Command::Quota(command) => command.run(app).await,
             Command::Audit(command) => command.run(app).await,
             Command::Token(command) => command.run(app).await,
+            Command::Invite(command) => command.run(app).await,
             Command::Api(command) => command.run(app).await,
             Command::Config(command) => command.run(app).await,
             Command::Store(command) => command.run(app).await,
             Command::Doctor(command) => command.run(app).await,
             Command::Check(command) => command.run(app).await,
+            Command::Debug(command) => command.run(app).await,
             Command::Explain(command) => command.run(app),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),

@@ -116,6 +116,11 @@ fn greet(node: &Node, doors: &Doors, took: Duration) {
         relay_node::config::Backend::Postgres => "postgres",
     };
     eprintln!("  data     {} ({backend})      socket   {socket}", config.node.data_dir().display());
+    if config.chat.insecure_dev_auth {
+        eprintln!(
+            "  DANGER   insecure_dev_auth is on: anybody who reaches this relay may be anybody"
+        );
+    }
     if config.acl.is_empty() {
         eprintln!(
             "  open     namespace 'default' may be read, written and locked by anyone   \

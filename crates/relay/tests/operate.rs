@@ -112,3 +112,174 @@ fn a_drain_stops_the_relay_in_order() {
     assert!(relay.ended().success());
     assert_eq!(relay.run(["status"]).code(), 7);
 }
+
+#[test]
+fn development_mode_warns_and_keeps_to_this_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut open = support::base(dir.path());
+    open.args(["serve", "--listen", "0.0.0.0:0"]).env("GATEWAY_INSECURE_DEV_AUTH", "1");
+    let refused = support::finish(open);
+    assert_eq!(refused.code(), 2);
+    assert!(refused.stderr.contains("needs loopback addresses only"), "{}", refused.stderr);
+
+    let relay = Relay::configured("[chat]\ninsecure_dev_auth = true\n");
+    relay.ok(["api", "POST", "/v1/session/start", "auth_token=alice", "device_id=d1"]);
+    until("the session was warned of", || relay.logged("session was started without any proof"));
+}
+
+/// The names of metrics in a text.
+fn metric_names(text: &str) -> std::collections::BTreeSet<String> {
+    let word = |c: char| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit();
+    text.split(|c| !word(c))
+        .filter(|name| name.starts_with("relay_") && name.len() > 6)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_metric_is_documented_and_every_documented_metric_is_there() {
+    let relay = Relay::start();
+    let shown = relay.ok(["api", "GET", "/metrics"]).stdout;
+    let shown: std::collections::BTreeSet<_> = shown
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operate.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let table = page.lines().filter(|line| line.starts_with("| `relay_"));
+    let documented = metric_names(&table.collect::<Vec<_>>().join("\n"));
+    assert_eq!(shown, documented);
+    // What the specification of the command line names, as far as the parts are there.
+    for name in [
+        "relay_event_lag_seconds",
+        "relay_store_write_seconds",
+        "relay_lock_wait_seconds",
+        "relay_lock_takeovers_total",
+        "relay_lock_contended_total",
+        "relay_connections",
+        "relay_fanout_seconds",
+        "relay_build_info",
+    ] {
+        assert!(shown.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn each_question_of_a_monitoring_system_has_its_answer() {
+    let relay = Relay::start();
+    let check = |args: &[&str]| relay.run([&["check"][..], args].concat());
+    for name in ["relay", "clock", "disk", "lag", "locks"] {
+        let ran = check(&[name, "--format", "nagios"]);
+        assert!(ran.code() <= 2, "{name}: {}", ran.stdout);
+        let head = format!("RELAY {} ", name.to_uppercase());
+        assert!(ran.stdout.starts_with(&head), "{name}: {}", ran.stdout);
+    }
+    assert_eq!(check(&["disk", "--warn", "0", "--crit", "0"]).code(), 2);
+    assert_eq!(check(&["relay", "--warn", "0", "--crit", "1h"]).code(), 1);
+    let plain = check(&["cert", "--format", "json"]);
+    assert_eq!((plain.code(), &plain.json()["name"]), (1, &"cert".into()), "{}", plain.stdout);
+    assert_eq!(check(&["locks", "--warn", "many"]).code(), 3);
+
+    // Two wait for one lock.
+    relay.ok(["lock", "acquire", "db/main", "--lease", "60s"]);
+    let waiters: Vec<_> = (0..2)
+        .map(|_| {
+            let mut command = relay.command(["lock", "acquire", "db/main", "--wait", "60s"]);
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            command.spawn().unwrap()
+        })
+        .collect();
+    until("both wait", || check(&["locks", "--warn", "2"]).code() == 1);
+    assert!(check(&["locks"]).stdout.contains("2 wait for db/main"));
+    for mut waiter in waiters {
+        waiter.kill().unwrap();
+        waiter.wait().unwrap();
+    }
+    until("nobody waits any more", || check(&["locks"]).stdout.contains("nobody waits"));
+}
+
+#[test]
+fn a_certificate_is_looked_at_through_its_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2090, 1, 1);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).unwrap();
+    let (cert, secret) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&cert, certificate.pem()).unwrap();
+    std::fs::write(&secret, key.serialize_pem()).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&secret, private).unwrap();
+    let tls = format!("[tls]\ncert_file = {cert:?}\nkey_file = {secret:?}\n");
+    write_config(dir.path(), &tls);
+    let relay = Relay::start_in(dir, &[]);
+    assert!(relay.url.starts_with("https://"), "{}", relay.url);
+    let with_authority = |args: &[&str]| {
+        let mut command = relay.command(args);
+        command.env("SSL_CERT_FILE", &cert);
+        support::finish(command)
+    };
+    let good = with_authority(&["check", "cert"]);
+    assert_eq!(good.code(), 0, "{}", good.stdout);
+    assert!(good.stdout.contains("days left"), "{}", good.stdout);
+    assert_eq!(with_authority(&["check", "cert", "--warn", "100000"]).code(), 1);
+    let stranger = relay.run(["check", "cert"]);
+    assert_eq!(stranger.code(), 2, "nobody vouches for it: {}", stranger.stdout);
+}
+
+#[test]
+fn init_writes_what_loads_and_never_twice() {
+    let home = tempfile::tempdir().unwrap();
+    let printed =
+        support::alone(home.path(), ["init", "--system", "--domain", "a.example", "--print"]);
+    assert_eq!(printed.code(), 0, "{}", printed.stderr);
+    for text in ["id = \"a.example\"", "[Service]", "data_dir = \"/var/lib/relay\""] {
+        assert!(printed.stdout.contains(text), "{text}");
+    }
+    assert!(!home.path().join("config/relay/relay.toml").exists());
+    let made = support::alone(home.path(), ["init", "--domain", "a.example"]);
+    assert_eq!(made.code(), 0, "{}", made.stderr);
+    let shown = support::alone(home.path(), ["config", "show", "--changed"]);
+    assert!(shown.stdout.contains("node.id\t\"a.example\""), "{}{}", shown.stdout, shown.stderr);
+    assert_eq!(support::alone(home.path(), ["keys", "verify"]).code(), 0);
+    let again = support::alone(home.path(), ["init"]);
+    assert_eq!(again.code(), 5, "{}", again.stderr);
+}
+
+#[test]
+fn a_debug_bundle_lists_what_it_holds_and_holds_no_secret() {
+    let relay = Relay::start();
+    std::fs::write(relay.path("url"), "postgresql://u:hunter2@db/x").unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(relay.path("url"), private).unwrap();
+    let url = relay.path("url").display().to_string();
+    let config = format!("[store]\nbackend = \"postgres\"\ndatabase_url_file = {url:?}\n");
+    write_config(relay.dir.path(), &config);
+    let listed = relay.ok(["debug", "bundle", "--dry-run"]).stdout;
+    assert!(!relay.path("relay-debug.tar").exists());
+    assert_eq!(relay.run(["debug", "bundle"]).code(), 2, "it asks before it writes");
+    let written = relay.ok(["debug", "bundle", "--yes"]);
+    assert_eq!(written.stdout, "relay-debug.tar\n");
+    let archive = std::fs::read(relay.path("relay-debug.tar")).unwrap();
+    let tar = std::process::Command::new("tar")
+        .args(["-xOf", "relay-debug.tar"])
+        .current_dir(relay.dir.path())
+        .output()
+        .unwrap();
+    assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
+    let text = String::from_utf8(tar.stdout).unwrap();
+    for part in ["\"relay_id\"", "relay_build_info", "store.database_url_file = \"<file>\""] {
+        assert!(text.contains(part), "{part}");
+    }
+    assert!(!String::from_utf8_lossy(&archive).contains("hunter2"));
+    let names = std::process::Command::new("tar")
+        .args(["-tf", "relay-debug.tar"])
+        .current_dir(relay.dir.path())
+        .output()
+        .unwrap();
+    let names = String::from_utf8(names.stdout).unwrap();
+    assert_eq!(names.lines().count(), listed.lines().count());
+    assert_eq!(relay.run(["debug", "bundle", "--yes"]).code(), 5, "never replaced");
+}

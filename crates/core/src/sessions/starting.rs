@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use relay_proto::{
-    NodeId,
+    NodeId, SigningKey,
     auth::{
         AuthProof, AuthToken, Challenge, ChallengeId, ClientLabel, DeviceId, ResumeToken,
-        SessionId, SessionToken, SignedToken, credential_hash, signed_token::Expected,
+        SessionId, SessionToken, SignedToken, credential_hash, fold_user_id,
+        signed_token::Expected,
     },
 };
 use relay_store::{
@@ -91,8 +92,15 @@ impl Sessions {
     /// [`SessionError::Proof`] for every proof that does not hold, [`SessionError::Limit`],
     /// [`SessionError::Store`].
     pub async fn start(&self, start: Start<'_>) -> Result<Started, SessionError> {
-        let proof = AuthProof::parse(start.auth_token).ok_or(SessionError::Proof("no proof"))?;
-        let (user, facts) = self.check_proof(&proof, &start).await?;
+        let (user, facts) = match AuthProof::parse(start.auth_token) {
+            Some(proof) => self.check_proof(&proof, &start).await?,
+            None if self.config().insecure_dev_auth => {
+                let user = dev_user(start.auth_token);
+                tracing::warn!(%user, "insecure_dev_auth: a session was started without any proof");
+                (user, ProofFacts::Fresh)
+            }
+            None => return Err(SessionError::Proof("no proof")),
+        };
         let now_ms = self.now_ms();
         let config = self.config();
         let (session_token, resume_token) = new_tokens();
@@ -226,4 +234,14 @@ impl Sessions {
         let facts = ProofFacts::Signed { jti: claims.jti.clone(), issued_at_ms: claims.iat };
         Ok((claims.sub, facts))
     }
+}
+
+/// Whom a text names in development mode: the key that it is, else one made from the text, so that
+/// the same text is always the same user.
+fn dev_user(text: &str) -> NodeId {
+    let text = text.strip_prefix("Bearer ").unwrap_or(text);
+    fold_user_id(text).unwrap_or_else(|_| {
+        let seed = blake3::hash(format!("relay-dev-user-v1\n{text}").as_bytes());
+        SigningKey::from_seed(*seed.as_bytes()).node_id()
+    })
 }

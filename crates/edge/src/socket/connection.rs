@@ -13,7 +13,7 @@ use relay_node::{Node, Place};
 use relay_proto::{Code, Problem, auth::ClientLabel, frame, frame::Frame};
 use tokio::time::Instant;
 
-use super::{publish::Publishes, requests, retry_advice_ms};
+use super::{pace::Pace, publish::Publishes, requests, retry_advice_ms};
 use crate::{
     auth::Caller,
     held::{self, Held},
@@ -52,6 +52,7 @@ pub(super) struct Connection {
     pub subscriptions: Subscriptions,
     socket: WebSocket,
     publishes: Publishes,
+    pace: Pace,
     /// Requests that take time; each gives the frame that answers it.
     requests: FuturesUnordered<BoxFuture<'static, String>>,
     unanswered_pings: u32,
@@ -80,6 +81,7 @@ enum Wake {
     Answer(String),
     Page(Fetched),
     Outbox,
+    Rested,
     Ping,
     SessionOver(Over),
 }
@@ -98,6 +100,7 @@ impl Connection {
             place,
             socket,
             publishes: Publishes::default(),
+            pace: Pace::default(),
             requests: FuturesUnordered::new(),
             unanswered_pings: 0,
         }
@@ -143,8 +146,11 @@ impl Connection {
                 () = outbox.filled() => Wake::Outbox,
                 Some(page) = self.subscriptions.next_page() => Wake::Page(page),
                 message = self.socket.recv(),
-                    if self.publishes.has_room() && self.requests.len() < MAX_REQUESTS =>
+                    if self.publishes.has_room()
+                        && self.requests.len() < MAX_REQUESTS
+                        && !self.pace.is_resting() =>
                     Wake::Frame(message),
+                () = self.pace.rested(), if self.pace.is_resting() => Wake::Rested,
                 () = tokio::time::sleep_until(ping_at) => Wake::Ping,
             };
             match wake {
@@ -163,6 +169,7 @@ impl Connection {
                 }
                 Wake::Published(done) => Box::pin(self.answer_publishes(done)).await?,
                 Wake::Answer(answer) => Box::pin(self.answer_requests(answer)).await?,
+                Wake::Rested => {}
                 Wake::Outbox => Box::pin(self.drain_outbox()).await?,
                 Wake::Page(page) => Box::pin(self.take_page(page)).await?,
                 Wake::Ping => {
@@ -204,7 +211,7 @@ impl Connection {
                 Message::Ping(_) | Message::Pong(_) => {}
             }
             taken += 1;
-            let more = taken < READ_BATCH && self.publishes.has_room();
+            let more = taken < READ_BATCH && self.publishes.has_room() && !self.pace.is_resting();
             next = if more { self.socket.recv().now_or_never() } else { None };
         }
         self.publishes.start(&self.node);
@@ -215,9 +222,13 @@ impl Connection {
         let frame = match Frame::parse(text) {
             Ok(frame) => frame,
             Err(fault) => {
+                self.pace.count(&self.node, &self.principal);
                 return self.feed(frame::encode_error(fault.id.as_deref(), &fault.problem)).await;
             }
         };
+        if Pace::counts(&frame.t) {
+            self.pace.count(&self.node, &self.principal);
+        }
         if frame.t == "event.publish" {
             return match self.publishes.add(&self.node, &frame) {
                 Ok(()) => Ok(()),

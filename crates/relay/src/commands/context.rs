@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::App,
+    complete,
     contexts::{self, Context, Contexts, is_name},
     error::{Failure, Outcome, exit},
 };
@@ -46,6 +47,7 @@ Examples:
   relay context use ci")]
     Use {
         /// Its name
+        #[arg(add = complete::context_names())]
         name: String,
     },
     /// Show one
@@ -55,6 +57,7 @@ Examples:
   relay context show home --json")]
     Show {
         /// Its name; the selected one where absent
+        #[arg(add = complete::context_names())]
         name: Option<String>,
     },
     /// Forget a saved relay and the session with it
@@ -64,6 +67,7 @@ Examples:
   relay context rm home --yes")]
     Rm {
         /// Its name
+        #[arg(add = complete::context_names())]
         name: String,
         /// Show what would be forgotten
         #[arg(long)]

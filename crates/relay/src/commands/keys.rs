@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::{self, App},
+    complete,
     contexts::is_name,
     error::{Failure, Outcome, exit},
     files, output, prompt,
@@ -59,6 +60,7 @@ Examples:
   relay keys show ~/.ssh/id_ed25519 --ssh")]
     Show {
         /// A name among your keys, or the path of a private or public key file
+        #[arg(add = complete::key_names())]
         #[arg(id = "which", value_name = "KEY", default_value = "default")]
         key: String,
         /// As a line for authorized_keys and allowed_signers
@@ -84,6 +86,7 @@ Examples:
   relay keys export ci --form public")]
     Export {
         /// A name among your keys, or a path
+        #[arg(add = complete::key_names())]
         #[arg(id = "which", value_name = "KEY", default_value = "default")]
         key: String,
         #[arg(long, default_value = "openssh")]
@@ -126,6 +129,7 @@ Examples:
   relay keys verify ~/.ssh/id_ed25519")]
     Verify {
         /// A name among your keys, or a path
+        #[arg(add = complete::key_names())]
         #[arg(id = "which", value_name = "KEY", default_value = "default")]
         key: String,
     },
