@@ -97,7 +97,7 @@ impl Version {
         let version = env!("CARGO_PKG_VERSION");
         if app.out.is_json() {
             let os = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
-            output::line(&json!({ "version": version, "target": os }).to_string())?;
+            app.out.one(&json!({ "version": version, "target": os }), &["version"])?;
         } else {
             output::line(&format!("relay {version}"))?;
         }

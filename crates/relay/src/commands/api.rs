@@ -60,9 +60,12 @@ impl Api {
                 .fetch(request.clone())
                 .await
                 .map_err(|error| Failure::of(error, &format!("{method} {path}")))?;
-            let text = String::from_utf8_lossy(&bytes);
-            output::line(text.trim_end())?;
-            let next = serde_json::from_slice::<Value>(&bytes).ok();
+            let answer = serde_json::from_slice::<Value>(&bytes).ok();
+            match &answer {
+                Some(answer) if !app.out.fields.is_empty() => app.out.one(answer, &[])?,
+                _ => output::line(String::from_utf8_lossy(&bytes).trim_end())?,
+            }
+            let next = answer;
             let next = next.and_then(|answer| answer["cursor"].as_str().map(str::to_owned));
             let same = |cursor: &String| {
                 request.query.iter().any(|(name, value)| name == "cursor" && value == cursor)
