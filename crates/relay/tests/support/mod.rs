@@ -49,8 +49,7 @@ impl Relay {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut url = None;
         for line in lines.by_ref().map_while(Result::ok) {
-            if let Some(found) = line.split_whitespace().find(|word| word.starts_with("http://127"))
-            {
+            if let Some(found) = line.split_whitespace().find(|word| word.contains("://127")) {
                 url = Some(found.to_owned());
             }
             if line.starts_with("ready") {
