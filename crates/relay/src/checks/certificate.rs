@@ -9,7 +9,7 @@ use super::{Finding, Level};
 /// A certificate that no authority vouches for, or that is for another name, fails as it does for clients.
 pub async fn certificate(url: &str, timeout: Duration, warn_days: f64, crit_days: f64) -> Finding {
     const NAME: &str = "cert";
-    const CURE: &str = "renew the certificate, then: relay reload   (new addresses need a restart)";
+    const CURE: &str = "renew the certificate, then restart the relay (or the proxy that holds it)";
     if !url.starts_with("https://") {
         let cure = "[tls] cert_file = …, key_file = …   (or a proxy that holds one)";
         return Finding::bad(NAME, Level::Warn, format!("{url} is not encrypted"), cure);
