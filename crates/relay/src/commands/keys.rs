@@ -122,6 +122,32 @@ Examples:
         #[arg(long)]
         dry_run: bool,
     },
+    /// Write a key under a passphrase, to be kept elsewhere
+    #[command(after_help = "\
+Examples:
+  relay keys backup --out relay-key.backup
+  relay keys backup ci --out ci.backup --passphrase-file pass.txt")]
+    Backup {
+        /// A name among your keys, or a path
+        #[arg(add = complete::key_names())]
+        #[arg(id = "which", value_name = "KEY", default_value = "default")]
+        key: String,
+        /// A new file
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+    },
+    /// Take a key from its backup, once it has proved that it signs
+    #[command(after_help = "\
+Examples:
+  relay keys recover relay-key.backup
+  relay keys recover ci.backup --name ci --passphrase-file pass.txt")]
+    Recover {
+        /// What `keys backup` wrote
+        path: PathBuf,
+        /// Its name among your keys
+        #[arg(long, default_value = "default")]
+        name: String,
+    },
     /// Check that a key file is private, whole, and signs
     #[command(after_help = "\
 Examples:
@@ -159,6 +185,8 @@ impl Keys {
             Verb::Export { key, form, out } => write(app, &path_of(&key)?, form, out),
             Verb::Convert { path, form, out } => write(app, &path, form, out),
             Verb::Rotate { to, dry_run } => rotate(app, &to, dry_run).await,
+            Verb::Backup { key, out } => backup(app, &path_of(&key)?, &out),
+            Verb::Recover { path, name } => recover(app, &path, &name),
             Verb::Verify { key } => verify(app, &path_of(&key)?),
         }
     }
@@ -316,6 +344,34 @@ fn rotation(old: &Signer, new: &Signer) -> Result<relay_proto::Event, relay_clie
     tags.push(["delegate", &new.node_id().to_string()]);
     let content = json!({ "proof": hex::encode(new.sign(text.as_bytes())?) }).to_string();
     old.sign_event(&Draft { kind: reserved::KEY_ROTATION, created_at_ns, tags, content })
+}
+
+fn backup(app: &App, path: &Path, out: &Path) -> Outcome {
+    let key = app.load_key(path)?;
+    let failed = |error: keys::KeyFileError| Failure::failed(error.to_string());
+    let phrase = new_passphrase(app, true)?.filter(|phrase| !phrase.is_empty());
+    let phrase = phrase.ok_or_else(|| Failure::usage("a backup needs a passphrase"))?;
+    let text = keys::to_openssh(&key, "backup", Some(phrase.as_str())).map_err(failed)?;
+    // Read back before it is relied on.
+    let read = keys::parse(text.as_bytes(), || Some(phrase)).map_err(failed)?;
+    if read.node_id() != key.node_id() {
+        return Err(Failure::failed("the backup does not give the key back"));
+    }
+    save_new(out, text.as_bytes())?;
+    app.notice(&format!("wrote {}; whoever has it and its passphrase has the key", out.display()));
+    told(app, &key, out)
+}
+
+fn recover(app: &App, path: &Path, name: &str) -> Outcome {
+    let target = place(name)?;
+    let key = app.load_key(path)?;
+    // Signing verifies what was signed.
+    let draft = Draft { created_at_ns: unix_ns(), ..Draft::default() };
+    draft.sign(&key).map_err(|error| Failure::failed(format!("the key does not sign: {error}")))?;
+    let text = keys::to_openssh(&key, "", None).map_err(|e| Failure::failed(e.to_string()))?;
+    save_new(&target, text.as_bytes())?;
+    app.notice(&format!("wrote {}", target.display()));
+    told(app, &key, &target)
 }
 
 fn verify(app: &App, path: &Path) -> Outcome {
