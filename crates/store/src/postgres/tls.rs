@@ -171,17 +171,16 @@ impl MakeTlsConnect<Socket> for Tls {
     type TlsConnect = Connecting;
     type Error = io::Error;
 
+    /// Called for every connection, those that stay plain and those over local sockets included.
     fn make_tls_connect(&mut self, host: &str) -> io::Result<Connecting> {
-        let connector = self.0.clone().ok_or_else(|| io::Error::other("TLS is off"))?;
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        Ok(Connecting { connector, name })
+        Ok(Connecting { connector: self.0.clone(), host: host.to_owned() })
     }
 }
 
-/// A connection about to be encrypted.
+/// A connection that may be encrypted.
 pub(super) struct Connecting {
-    connector: TlsConnector,
-    name: ServerName<'static>,
+    connector: Option<TlsConnector>,
+    host: String,
 }
 
 impl TlsConnect<Socket> for Connecting {
@@ -191,10 +190,9 @@ impl TlsConnect<Socket> for Connecting {
 
     fn connect(self, socket: Socket) -> Self::Future {
         Box::pin(async move {
-            self.connector
-                .connect(self.name, socket)
-                .await
-                .map(|stream| Encrypted(Box::new(stream)))
+            let connector = self.connector.ok_or_else(|| io::Error::other("TLS is off"))?;
+            let name = ServerName::try_from(self.host).map_err(io::Error::other)?;
+            connector.connect(name, socket).await.map(|stream| Encrypted(Box::new(stream)))
         })
     }
 }
