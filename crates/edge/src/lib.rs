@@ -14,6 +14,7 @@ mod held;
 mod info;
 mod locks;
 mod openapi;
+mod operate;
 mod params;
 mod peer;
 mod reply;

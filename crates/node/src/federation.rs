@@ -323,7 +323,7 @@ struct Secrets {
 
 impl Secrets {
     fn read(config: &Config) -> Result<Self, StartError> {
-        let read = |file: &Option<crate::config::SecretFile>| {
+        let read = |file: &Option<crate::config::SecretFile>| -> Result<_, StartError> {
             let Some(file) = file else { return Ok(None) };
             let text = std::fs::read_to_string(file.path()).map(Zeroizing::new);
             let text = text.map_err(|error| {

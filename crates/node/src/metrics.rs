@@ -7,6 +7,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use relay_core::histogram::Histogram;
 use relay_proto::{
     call::RpcCode,
     lease::{LeaseAction, LeaseRow},
@@ -14,50 +15,6 @@ use relay_proto::{
 use relay_store::{Committed, WriteStats};
 
 use crate::node::Node;
-
-/// Upper bounds of the buckets of a histogram of seconds.
-const BOUNDS: [f64; 12] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
-
-/// A histogram of seconds.
-#[derive(Debug, Default)]
-pub struct Histogram {
-    buckets: [AtomicU64; BOUNDS.len()],
-    count: AtomicU64,
-    sum_ns: AtomicU64,
-}
-
-impl Histogram {
-    /// Counts one observation, nanoseconds.
-    pub fn observe_ns(&self, ns: u64) {
-        self.observe_many_ns(ns, 1);
-    }
-
-    /// Counts the same observation `times` times.
-    pub fn observe_many_ns(&self, ns: u64, times: u64) {
-        let seconds = ns as f64 / 1e9;
-        if let Some(bucket) = BOUNDS.iter().position(|&bound| seconds <= bound) {
-            self.buckets[bucket].fetch_add(times, Ordering::Relaxed);
-        }
-        self.count.fetch_add(times, Ordering::Relaxed);
-        self.sum_ns.fetch_add(ns.saturating_mul(times), Ordering::Relaxed);
-    }
-
-    fn write(&self, out: &mut String, name: &str, help: &str) {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
-        let mut sum = 0;
-        for (bound, bucket) in BOUNDS.iter().zip(&self.buckets) {
-            sum += bucket.load(Ordering::Relaxed);
-            let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {sum}");
-        }
-        let count = self.count.load(Ordering::Relaxed);
-        let seconds = self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
-        let _ = writeln!(
-            out,
-            "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {seconds}\n{name}_count {count}"
-        );
-    }
-}
 
 /// What the node counts itself.
 #[derive(Debug, Default)]
@@ -213,6 +170,11 @@ impl Node {
             "relay_lock_wait_seconds",
             "From asking for a lock to having it.",
         );
+        self.fanout.stats().took.write(
+            &mut out,
+            "relay_fanout_seconds",
+            "From the announcement of a commit to its frames lying in the outboxes of subscribers.",
+        );
         let events = self.events.stats();
         let fanout = self.fanout.stats();
         let locks = self.locks.stats();
@@ -282,6 +244,11 @@ impl Node {
                 "relay_certificate_expires_timestamp_seconds",
                 "When the certificate that was fetched ends; 0 where none is.",
                 load(&metrics.certificate_expires),
+            ),
+            (
+                "relay_config_last_reload_successful",
+                "0 where the last reload found a bad configuration and changed nothing.",
+                u64::from(self.last_reload().is_none_or(|last| last.ok)),
             ),
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");

@@ -10,7 +10,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ahash::RandomState;
@@ -27,6 +27,7 @@ use super::{
     outbox::{Item, Outbox},
     recent::{Live, Recent, RecentEphemerals},
 };
+use crate::histogram::Histogram;
 
 /// Batches that may wait for the thread. Beyond it commits are not announced one by one: everybody lags.
 const QUEUE: usize = 1_024;
@@ -72,7 +73,8 @@ pub struct LockWatch {
 }
 
 enum Message {
-    Committed(Vec<Committed>),
+    /// With the moment of the announcement.
+    Committed(Vec<Committed>, Instant),
     Ephemeral(Event, u64),
     Leases(Vec<LeaseRow>),
     Join(JoinLive),
@@ -96,6 +98,8 @@ pub struct FanoutStats {
     pub subscriptions: AtomicU64,
     /// Watches of locks now. While there are none the thread is not woken for changes of locks.
     pub watches: AtomicU64,
+    /// From the announcement of a commit to its frames lying in the outboxes.
+    pub took: Histogram,
 }
 
 /// The callers' side of the fan-out.
@@ -153,7 +157,7 @@ impl Fanout {
             }
             return;
         }
-        if self.messages.try_send(Message::Committed(events.to_vec())).is_err() {
+        if self.messages.try_send(Message::Committed(events.to_vec(), Instant::now())).is_err() {
             self.missed.store(last, Ordering::Relaxed);
         }
     }
@@ -278,7 +282,10 @@ impl Thread {
     fn run(mut self, inbox: &mpsc::Receiver<Message>) {
         while let Ok(message) = inbox.recv() {
             match message {
-                Message::Committed(events) => self.committed(events),
+                Message::Committed(events, announced) => {
+                    self.committed(events);
+                    self.stats.took.observe_ns(announced.elapsed().as_nanos() as u64);
+                }
                 Message::Ephemeral(event, now_ns) => self.ephemeral(event, now_ns),
                 Message::Leases(rows) => self.leases(&rows),
                 Message::Join(join) => self.join(join),

@@ -14,7 +14,7 @@ use relay_node::{Node, Place};
 use relay_proto::{Code, Problem, auth::ClientLabel, frame, frame::Frame};
 use tokio::time::{Instant, error::Elapsed};
 
-use super::{publish::Publishes, requests, retry_advice_ms, rpc::Calls};
+use super::{pace::Pace, publish::Publishes, requests, retry_advice_ms, rpc::Calls};
 use crate::{
     auth::Caller,
     held::{self, Held},
@@ -55,6 +55,7 @@ pub(super) struct Connection {
     pub calls: Calls,
     socket: WebSocket,
     publishes: Publishes,
+    pace: Pace,
     /// Requests that take time; each gives the frame that answers it.
     requests: FuturesUnordered<BoxFuture<'static, String>>,
     unanswered_pings: u32,
@@ -83,6 +84,7 @@ enum Wake {
     Answer(String),
     Page(Fetched),
     Outbox,
+    Rested,
     Ping,
     SessionOver(Over),
 }
@@ -102,6 +104,7 @@ impl Connection {
             socket,
             calls: Calls::default(),
             publishes: Publishes::default(),
+            pace: Pace::default(),
             requests: FuturesUnordered::new(),
             unanswered_pings: 0,
         }
@@ -151,8 +154,11 @@ impl Connection {
                 () = outbox.filled() => Wake::Outbox,
                 Some(page) = self.subscriptions.next_page() => Wake::Page(page),
                 message = self.socket.recv(),
-                    if self.publishes.has_room() && self.requests.len() < MAX_REQUESTS =>
+                    if self.publishes.has_room()
+                        && self.requests.len() < MAX_REQUESTS
+                        && !self.pace.is_resting() =>
                     Wake::Frame(message),
+                () = self.pace.rested(), if self.pace.is_resting() => Wake::Rested,
                 () = &mut ping => Wake::Ping,
             };
             match wake {
@@ -171,6 +177,7 @@ impl Connection {
                 }
                 Wake::Published(done) => Box::pin(self.answer_publishes(done)).await?,
                 Wake::Answer(answer) => Box::pin(self.answer_requests(answer)).await?,
+                Wake::Rested => {}
                 Wake::Outbox => Box::pin(self.drain_outbox()).await?,
                 Wake::Page(page) => Box::pin(self.take_page(page)).await?,
                 Wake::Ping => {
@@ -218,7 +225,7 @@ impl Connection {
                 Message::Ping(_) | Message::Pong(_) => {}
             }
             taken += 1;
-            let more = taken < READ_BATCH && self.publishes.has_room();
+            let more = taken < READ_BATCH && self.publishes.has_room() && !self.pace.is_resting();
             next = if more { self.socket.recv().now_or_never() } else { None };
         }
         self.publishes.start(&self.node);
@@ -229,9 +236,13 @@ impl Connection {
         let frame = match Frame::parse(text) {
             Ok(frame) => frame,
             Err(fault) => {
+                self.pace.count(&self.node, &self.principal);
                 return self.feed(frame::encode_error(fault.id.as_deref(), &fault.problem)).await;
             }
         };
+        if Pace::counts(&frame.t) {
+            self.pace.count(&self.node, &self.principal);
+        }
         if frame.t == "event.publish" {
             return match self.publishes.add(&self.node, &frame) {
                 Ok(()) => Ok(()),

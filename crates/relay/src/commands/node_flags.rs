@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use relay_node::config::{FlagValue, Sources};
 
-use crate::app::App;
-
 /// Who the relay is, where it listens, whom it links to.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "The relay")]
@@ -77,8 +75,8 @@ pub enum LogForm {
 }
 
 impl NodeFlags {
-    /// The files, the environment and these flags.
-    pub fn sources(&self, app: &App) -> Sources {
+    /// `files`, the environment and these flags.
+    pub fn sources(&self, files: &[PathBuf]) -> Sources {
         let path = |path: &PathBuf| path.to_string_lossy().into_owned();
         let list = |list: &[String]| (!list.is_empty()).then(|| list.join(","));
         let listen = list(&self.listen).or_else(|| {
@@ -113,7 +111,7 @@ impl NodeFlags {
                 Some(FlagValue { flag: flag.into(), path: path.into(), value: value? })
             })
             .collect();
-        let sources = Sources::of_process(app.global.config.clone(), flags);
+        let sources = Sources::of_process(files.to_vec(), flags);
         match self.port {
             Some(port) if self.is_home() => sources.with_loopback_port(port),
             Some(port) => sources.with_port(port),

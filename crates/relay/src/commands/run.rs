@@ -12,13 +12,13 @@ use relay_proto::ServiceName;
 use super::{
     attached::{self, Ending, attach},
     node_flags::NodeFlags,
-    serve::{log, log_of_relay},
+    serve::{CommandLine, log},
 };
 use crate::{
     app::{App, Target},
     error::{Failure, Outcome},
     files, output,
-    serve::{self, OwnScript},
+    serve::OwnScript,
 };
 
 /// How often a watched file is looked at.
@@ -131,12 +131,8 @@ impl Run {
         if self.node.listen.is_empty() {
             self.node.listen = vec![format!("127.0.0.1:{}", self.node.port.take().unwrap_or(0))];
         }
-        let loaded = super::config::load(&self.node.sources(app))?;
-        log_of_relay(&app.global, &loaded.config.log);
         let script = OwnScript { path: file, only: self.service, watch: self.watch };
-        let served = serve::run(loaded.config, Some(script)).await;
-        served.map_err(|error| Failure::failed(format!("{error:#}")))?;
-        Ok(0)
+        CommandLine::new(app, self.node, Vec::new()).serve(Some(script)).await
     }
 }
 
