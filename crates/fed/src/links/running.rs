@@ -509,7 +509,9 @@ impl<S: Socket> Driver<S> {
                     self.handle.0.lock().session.heard(now);
                     continue;
                 }
-                (Packet::Close(GOING_AWAY, _), _) if self.handle.0.lock().session.is_told_to_move() => {
+                (Packet::Close(GOING_AWAY, _), _)
+                    if self.handle.0.lock().session.is_told_to_move() =>
+                {
                     return Err(End::Drained);
                 }
                 (Packet::Close(code, reason), _) => return Err(End::Closed { code, reason }),
