@@ -35,6 +35,8 @@ pub enum Backend {
 #[derive(Debug)]
 pub struct Setup {
     pub backend: Backend,
+    /// What it is called.
+    pub id: String,
     /// Lines added to its configuration.
     pub config: String,
     /// Whether its disk and clocks can be made to misbehave.
@@ -47,7 +49,14 @@ pub struct Setup {
 
 impl Setup {
     pub fn new(backend: Backend) -> Self {
-        Self { backend, config: String::new(), shim: false, database_host: None, database: None }
+        Self {
+            backend,
+            id: "gw_test".into(),
+            config: String::new(),
+            shim: false,
+            database_host: None,
+            database: None,
+        }
     }
 }
 
@@ -61,6 +70,7 @@ pub struct Relay {
     pub backend: Backend,
     pub database: Option<Database>,
     database_url: Option<String>,
+    id: String,
     config: String,
 }
 
@@ -95,6 +105,7 @@ impl Relay {
             backend: setup.backend,
             database,
             database_url,
+            id: setup.id,
             config: setup.config,
         };
         relay.write_config();
@@ -105,6 +116,14 @@ impl Relay {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("relay.sock")
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -206,15 +225,16 @@ impl Relay {
     fn write_config(&self) {
         let dir = self.dir.path();
         let mut text = format!(
-            "[node]\nid = \"gw_test\"\ndata_dir = {data:?}\n\
+            "[node]\nid = {id:?}\ndata_dir = {data:?}\n\
              [listen]\nhttp = [\"{address}\"]\nsocket = {socket:?}\n\
              [chat]\nauth_per_ip_per_min = 0\nauth_per_user_per_min = 0\n\
              session_ttl = \"30d\"\n\
              [[acl]]\nns = \"**\"\nwho = [\"*\"]\nallow = [\"read\", \"write\", \"lock\"]\n\
              [[acl]]\nns = \"**\"\nwho = [\"{admin}\"]\nallow = [\"admin\"]\n",
+            id = self.id,
             data = self.data_dir(),
             address = self.address,
-            socket = dir.join("relay.sock"),
+            socket = self.socket(),
             admin = admin_key().node_id(),
         );
         if let Some(url) = &self.database_url {
@@ -319,7 +339,8 @@ fn free_address() -> SocketAddr {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
 }
 
-fn write_secret(path: &Path, text: &str) {
+/// Writes a file that only its owner can read.
+pub fn write_secret(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }

@@ -13,6 +13,7 @@ pub mod event;
 pub mod expose;
 pub mod keys;
 pub mod lock;
+mod node_flags;
 pub mod run;
 pub mod serve;
 pub mod services;

@@ -7,11 +7,11 @@ use std::{
 
 use clap::Args;
 use relay_client::{Attachment, Error, Served};
-use relay_node::config::{FlagValue, Sources};
 use relay_proto::ServiceName;
 
 use super::{
     attached::{self, Ending, attach},
+    node_flags::NodeFlags,
     serve::{log, log_of_relay},
 };
 use crate::{
@@ -45,17 +45,10 @@ pub struct Run {
     /// In a relay of its own, also where one runs here
     #[arg(long)]
     standalone: bool,
-    /// Standalone: listen on this port of loopback; a free one where nothing is said
-    #[arg(long, value_name = "N")]
-    port: Option<u16>,
-    /// Standalone: name of the relay
-    #[arg(long, value_name = "ID")]
-    node_id: Option<String>,
-    /// Standalone: where its data lives
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    node: NodeFlags,
     /// Print the types of scripts for editors
-    #[arg(long, exclusive = true)]
+    #[arg(long, conflicts_with = "file")]
     types: bool,
 }
 
@@ -68,8 +61,7 @@ impl Run {
         if !file.is_file() {
             return Err(Failure::usage(format!("{}: no such file", file.display())));
         }
-        let own = self.standalone || self.port.is_some() || self.node_id.is_some();
-        let own = own || self.data_dir.is_some();
+        let own = self.standalone || self.node.are_given();
         match app.local_target()?.filter(|_| !own) {
             Some(target) => self.attached(app, &target, &file).await,
             None => self.standalone(app, file).await,
@@ -136,17 +128,11 @@ impl Run {
 
     /// In a relay of its own, on loopback.
     async fn standalone(self, app: &App, file: PathBuf) -> Outcome {
-        let listen = format!("127.0.0.1:{}", self.port.unwrap_or(0));
-        let data_dir = self.data_dir.map(|dir| dir.to_string_lossy().into_owned());
-        let flags = [
-            ("--port", "listen.http", Some(listen)),
-            ("--node-id", "node.id", self.node_id),
-            ("--data-dir", "node.data_dir", data_dir),
-        ];
-        let flags = flags.into_iter().filter_map(|(flag, path, value)| {
-            Some(FlagValue { flag: flag.into(), path: path.into(), value: value? })
-        });
-        let sources = Sources::of_process(app.global.config.clone(), flags.collect());
+        let mut node = self.node.clone();
+        if node.listen.is_empty() {
+            node.listen = vec![format!("127.0.0.1:{}", node.port.take().unwrap_or(0))];
+        }
+        let sources = node.sources(app);
         let loaded = super::config::load(&sources)?;
         log_of_relay(&app.global, &loaded.config.log);
         let script = OwnScript { path: file, only: self.service, watch: self.watch };

@@ -2,8 +2,8 @@
 
 use std::{io::IsTerminal, path::PathBuf};
 
-use clap::{Args, ValueEnum};
-use relay_node::config::{self, FlagValue, LogFormat, Sources};
+use clap::Args;
+use relay_node::config::{self, LogFormat};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -13,63 +13,25 @@ use crate::{
     serve,
 };
 
+use super::node_flags::NodeFlags;
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   relay serve
-  relay serve --port 8080 --node-id relay.example.com --data-dir /var/lib/relay")]
+  relay serve --port 8080 --node-id relay.example.com --data-dir /var/lib/relay
+  relay serve --connect wss://relay.example.com --node-id alice.home")]
 pub struct Serve {
-    /// Listen here; repeatable. Loopback port 8080 where nothing is said
-    #[arg(long, value_name = "ADDR")]
-    listen: Vec<String>,
-    /// Listen on this port of all interfaces [env: RELAY_PORT]
-    #[arg(long, value_name = "N", conflicts_with = "listen")]
-    port: Option<u16>,
-    /// Stable, unique name of this relay
-    #[arg(long, value_name = "ID")]
-    node_id: Option<String>,
-    /// A relay of its own
-    #[arg(long, value_name = "TYPE", default_value = "main", hide = true)]
-    node_type: NodeType,
-    /// Where the data lives
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// What keeps the data
-    #[arg(long, value_name = "ENGINE")]
-    store: Option<Engine>,
-    /// File with the URL of the PostgreSQL database
-    #[arg(long, value_name = "PATH")]
-    database_url_file: Option<PathBuf>,
-    /// Script to host; repeatable
+    #[command(flatten)]
+    node: NodeFlags,
+    /// Host this script; repeatable
     #[arg(long, value_name = "FILE.rl")]
     script: Vec<PathBuf>,
-    /// Form of the log on stderr
-    #[arg(long, value_name = "FORM")]
-    log_format: Option<LogForm>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum NodeType {
-    Main,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Engine {
-    Sqlite,
-    Postgres,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogForm {
-    Auto,
-    Text,
-    Json,
-    Journald,
 }
 
 impl Serve {
     pub async fn run(self, app: &App) -> Outcome {
-        let mut loaded = super::config::load(&self.sources(app))?;
+        let mut loaded = super::config::load(&self.node.sources(app))?;
         for file in &self.script {
             if !file.is_file() {
                 return Err(Failure::usage(format!("--script {}: no such file", file.display())));
@@ -85,39 +47,6 @@ impl Serve {
             .await
             .map_err(|error| Failure::failed(format!("{error:#}")))?;
         Ok(0)
-    }
-
-    fn sources(&self, app: &App) -> Sources {
-        let path = |path: &PathBuf| path.to_string_lossy().into_owned();
-        let word = |value: Option<clap::builder::PossibleValue>| {
-            value.map(|word| word.get_name().to_owned())
-        };
-        let engine = self.store.and_then(|engine| word(engine.to_possible_value()));
-        let format = self.log_format.and_then(|format| word(format.to_possible_value()));
-        let listen = (!self.listen.is_empty()).then(|| self.listen.join(","));
-        let flags = [
-            ("--listen", "listen.http", listen),
-            ("--node-id", "node.id", self.node_id.clone()),
-            ("--data-dir", "node.data_dir", self.data_dir.as_ref().map(path)),
-            ("--store", "store.backend", engine),
-            (
-                "--database-url-file",
-                "store.database_url_file",
-                self.database_url_file.as_ref().map(path),
-            ),
-            ("--log-format", "log.format", format),
-        ];
-        let flags = flags
-            .into_iter()
-            .filter_map(|(flag, path, value)| {
-                Some(FlagValue { flag: flag.into(), path: path.into(), value: value? })
-            })
-            .collect();
-        let sources = Sources::of_process(app.global.config.clone(), flags);
-        match self.port {
-            Some(port) => sources.with_port(port),
-            None => sources,
-        }
     }
 }
 
