@@ -130,8 +130,9 @@ fn greet(node: &Node, doors: &Doors, took: Duration) {
     let config = &node.config;
     let scheme = if doors.tls { "https" } else { "http" };
     eprintln!(
-        "relay {}  main  {}  {}",
+        "relay {}  {}  {}  {}",
         env!("CARGO_PKG_VERSION"),
+        if config.is_home() { "home" } else { "main" },
         node.identity.relay_id,
         node.identity.node_id()
     );

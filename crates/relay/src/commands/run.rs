@@ -48,7 +48,7 @@ pub struct Run {
     #[command(flatten)]
     node: NodeFlags,
     /// Print the types of scripts for editors
-    #[arg(long, exclusive = true)]
+    #[arg(long, conflicts_with = "file")]
     types: bool,
 }
 
