@@ -11,6 +11,7 @@ mod calls;
 mod events;
 mod federation;
 mod held;
+mod homes;
 mod info;
 mod locks;
 mod openapi;

@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use crate::{acme::Acme, info, peer::Peer, routes, stall::Guarded, tls};
+use crate::{acme::Acme, homes::HomeDoor, info, peer::Peer, routes, stall::Guarded, tls};
 
 /// Time for a client to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -110,6 +110,8 @@ impl Doors {
             tasks: shared.tasks.clone(),
             node: node.clone(),
         };
+        let door = HomeDoor::new(node.clone(), routes::home_door(node.clone()));
+        node.open_door(Arc::new(door));
         for listener in listeners {
             shared.tasks.spawn(accept_tcp(listener, acceptor.clone(), shared.clone()));
         }
@@ -136,6 +138,7 @@ impl Doors {
     /// Stops accepting, lets what is under way finish within `timeout`, then cuts the rest.
     pub async fn close(self, timeout: Duration) {
         self.accepting.cancel();
+        self.node.close_door();
         self.node.stop.cancel();
         self.closing.cancel();
         self.tasks.close();

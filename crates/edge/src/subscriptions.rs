@@ -5,7 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use axum::extract::ws::Utf8Bytes;
 use bytes::Bytes;
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{AbortHandle, Abortable, BoxStream, FuturesUnordered, SelectAll},
+};
 use relay_core::{
     events::{Question, check_filters},
     fanout::{Item, JoinLive, LockWatch, Outbox, OutboxLimits, ReadScope, SubscriptionId},
@@ -13,11 +17,15 @@ use relay_core::{
 };
 use relay_node::{Node, Reader};
 use relay_proto::{
-    Code, Cursor, Filter, Namespace, Position, Problem, frame::encode, name::DEFAULT_NAMESPACE,
+    Code, Cursor, Filter, Namespace, Position, Problem,
+    frame::{encode, encode_error},
+    name::DEFAULT_NAMESPACE,
 };
 use relay_store::{Order, Page};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+use crate::homes::{Piece, Tail};
 
 /// Subscriptions and watches of one connection.
 const MAX_PER_CONNECTION: usize = 1_000;
@@ -48,6 +56,17 @@ pub(crate) struct WatchLock {
     pub resource: Option<String>,
 }
 
+impl WatchLock {
+    /// What the watch is called among the subscriptions of its connection.
+    pub fn name(&self) -> String {
+        watch_name(self.ns.as_ref().unwrap_or(&Namespace::default()), self.resource.as_ref())
+    }
+}
+
+fn watch_name(ns: &Namespace, resource: Option<&impl std::fmt::Debug>) -> String {
+    format!("\0lock {ns} {resource:?}")
+}
+
 /// A frame to be sent, with what SSE wants to know of it.
 pub(crate) struct Sent {
     /// The frame's `t`.
@@ -70,6 +89,23 @@ pub(crate) struct Subscriptions {
     by_id: HashMap<SubscriptionId, Box<Subscription>, ahash::RandomState>,
     names: HashMap<String, SubscriptionId, ahash::RandomState>,
     fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
+    /// Streams of other homes. Boxed, since most connections have none.
+    followed: Option<Box<FollowedTails>>,
+}
+
+/// Streams of other homes that this connection follows.
+#[derive(Default)]
+struct FollowedTails {
+    tails: SelectAll<BoxStream<'static, (Arc<Following>, Piece)>>,
+    /// Ends them by their name; what is under way then is dropped.
+    names: HashMap<String, AbortHandle, ahash::RandomState>,
+}
+
+/// What a stream of another home is called here.
+struct Following {
+    name: String,
+    /// The id of the frame that asked for it.
+    frame: Option<String>,
 }
 
 struct Subscription {
@@ -103,6 +139,7 @@ impl Subscriptions {
             by_id: HashMap::default(),
             names: HashMap::default(),
             fetching: FuturesUnordered::new(),
+            followed: None,
         }
     }
 
@@ -157,6 +194,70 @@ impl Subscriptions {
         Ok(())
     }
 
+    /// Begins to pass on a stream of another home; one of the same name ends.
+    pub async fn follow(
+        &mut self,
+        name: String,
+        frame: Option<String>,
+        tail: Tail,
+    ) -> Result<(), Problem> {
+        if name.is_empty() || name.len() > MAX_NAME && !name.starts_with('\0') {
+            return Err(Problem::invalid(format!("sub is a name of 1 to {MAX_NAME} bytes")));
+        }
+        let already = self.followed.as_ref().map_or(0, |followed| followed.names.len());
+        if self.names.len() + already >= MAX_PER_CONNECTION {
+            let message = format!("at most {MAX_PER_CONNECTION} subscriptions a connection");
+            return Err(Problem::new(Code::LimitExceeded, message));
+        }
+        self.end_named(&name).await;
+        let followed = self.followed.get_or_insert_default();
+        let (handle, registration) = AbortHandle::new_pair();
+        followed.names.insert(name.clone(), handle);
+        let following = Arc::new(Following { name, frame });
+        let pieces =
+            futures_util::stream::unfold((tail, following), |(mut tail, following)| async {
+                let piece = tail.next().await?;
+                Some(((following.clone(), piece), (tail, following)))
+            });
+        followed.tails.push(Abortable::new(pieces, registration).boxed());
+        Ok(())
+    }
+
+    /// What another home sent next; never completes, or with `None`, while nothing is followed.
+    pub async fn next_followed(&mut self) -> Option<Sent> {
+        let followed = self.followed.as_mut()?;
+        loop {
+            let (following, piece) = followed.tails.next().await?;
+            let is_lock = following.name.starts_with('\0');
+            match piece {
+                Piece::Quiet => {}
+                // Who watches over a socket asks for the state when it wants it; what changed while
+                // the way was broken is told by it.
+                Piece::Event(event) if event.t == "lock.state" && !event.resumed => {}
+                Piece::Event(event) => {
+                    if matches!(event.t.as_str(), "stream.closed" | "error") {
+                        followed.names.remove(&following.name);
+                    }
+                    return Some(Sent::new("stream.event", None, event.data));
+                }
+                Piece::Refused(problem) => {
+                    followed.names.remove(&following.name);
+                    let text = if is_lock {
+                        encode_error(following.frame.as_deref(), &problem)
+                    } else {
+                        let mut body = problem.members();
+                        body.insert("sub".into(), following.name.as_str().into());
+                        match &following.frame {
+                            Some(id) => encode_error(Some(id), &problem),
+                            None => encode("stream.closed", None, &body),
+                        }
+                    };
+                    return Some(Sent::new("stream.closed", None, text));
+                }
+            }
+        }
+    }
+
     pub async fn unsubscribe(&mut self, asked: Unsubscribe) -> Result<(), Problem> {
         if self.end_named(&asked.sub).await {
             Ok(())
@@ -175,7 +276,7 @@ impl Subscriptions {
             .resource
             .map(|text| text.parse().map_err(|error| Problem::invalid(format!("{error}"))))
             .transpose()?;
-        let name = format!("\0lock {ns} {resource:?}");
+        let name = watch_name(&ns, resource.as_ref());
         if self.names.contains_key(&name) {
             return Ok(());
         }
@@ -288,6 +389,11 @@ impl Subscriptions {
     }
 
     async fn end_named(&mut self, name: &str) -> bool {
+        let followed = self.followed.as_mut().and_then(|followed| followed.names.remove(name));
+        if let Some(handle) = followed {
+            handle.abort();
+            return true;
+        }
         let Some(id) = self.names.remove(name) else { return false };
         self.by_id.remove(&id);
         self.node.fanout.leave(id).await;

@@ -44,6 +44,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{Config, SecretFile},
+    homes::DoorFrame,
     identity::Identity,
     start::StartError,
 };
@@ -57,6 +58,8 @@ pub struct Federated {
     pub federation: Federation,
     pub links: Links,
     pub role: Role,
+    /// Where requests that other relays forward come in.
+    pub(crate) door: DoorFrame,
     directory: Arc<Mutex<Directory>>,
     clock: Arc<dyn Clock>,
     pins: Arc<Pins>,
@@ -92,7 +95,8 @@ impl Federated {
         let pins =
             Arc::new(pins.map_err(|error| StartError::Setting(format!("links.pins: {error}")))?);
 
-        let offered = Arc::new(Offered::new(router.clone()));
+        let door = DoorFrame::default();
+        let offered = Arc::new(Offered::new(router.clone(), door.clone()));
         let fed =
             FederationConfig::new(relay.clone(), role, identity.key.clone(), OsRng.next_u64());
         let federation = Federation::new(fed, offered);
@@ -144,6 +148,7 @@ impl Federated {
             federation,
             links,
             role,
+            door,
             directory,
             clock,
             pins,

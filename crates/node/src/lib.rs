@@ -6,6 +6,7 @@ pub mod config;
 mod connections;
 pub mod federation;
 mod gate;
+pub mod homes;
 mod identity;
 mod maintenance;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! The node: what the doors call. One day it asks first where a name lives; today everything lives here.
+//! The node: what the doors call. Doors ask [`Node::homes`] first where a name lives.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config, connections::Connections, federation::Federated, gate::Reader,
+    config::Config, connections::Connections, federation::Federated, gate::Reader, homes::Homes,
     identity::Identity, metrics::Metrics, reload::Live, services::Services, settings,
 };
 
@@ -45,6 +45,7 @@ pub struct Node {
     pub audit: Arc<Audit>,
     pub services: Arc<Services>,
     pub federated: Arc<Federated>,
+    pub homes: Homes,
     pub connections: Connections,
     pub metrics: Arc<Metrics>,
     /// Unix nanoseconds.

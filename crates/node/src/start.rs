@@ -30,6 +30,7 @@ use crate::{
     connections::Connections,
     federation::{Federated, Parts},
     gate::{Everything, PolicyGate},
+    homes::Homes,
     identity::{Identity, IdentityError},
     maintenance,
     metrics::Metrics,
@@ -127,7 +128,9 @@ impl Node {
             sessions: sessions.clone(),
             clock: clock.clone(),
         })?;
+        let homes = Homes::new(&config, &identity.relay_id)?;
         let node = Arc::new(Self {
+            homes,
             locks,
             services: Arc::new(services),
             federated: Arc::new(federated),

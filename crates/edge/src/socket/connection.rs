@@ -18,8 +18,9 @@ use super::{pace::Pace, publish::Publishes, requests, retry_advice_ms, rpc::Call
 use crate::{
     auth::Caller,
     held::{self, Held},
+    homes::Speaker,
     stall::STUCK,
-    subscriptions::{Fetched, Subscriptions},
+    subscriptions::{Fetched, Sent, Subscriptions},
 };
 
 /// Frames handled before the answers are written.
@@ -42,6 +43,8 @@ const POLICY: u16 = 1008;
 pub(super) struct Connection {
     pub node: Arc<Node>,
     pub principal: Principal,
+    /// The grant that the upgrade or the session came with.
+    pub grant: Option<Arc<str>>,
     /// The session that was started here or that the upgrade came with.
     pub held: Held,
     /// Where the client is, for limits.
@@ -64,6 +67,7 @@ pub(super) struct Connection {
 /// Who opened the socket.
 pub(super) struct Client {
     pub caller: Caller,
+    pub grant: Option<Arc<str>>,
     pub address: IpAddr,
     pub label: ClientLabel,
     pub place: Place,
@@ -83,6 +87,7 @@ enum Wake {
     Published(super::publish::Done),
     Answer(String),
     Page(Fetched),
+    Followed(Sent),
     Outbox,
     Rested,
     Ping,
@@ -92,12 +97,13 @@ enum Wake {
 impl Connection {
     pub fn new(node: Arc<Node>, socket: WebSocket, client: Client) -> Self {
         node.metrics.connections.fetch_add(1, Ordering::Relaxed);
-        let Client { caller, address, label, place } = client;
+        let Client { caller, grant, address, label, place } = client;
         Self {
             subscriptions: Subscriptions::new(node.clone()),
             held: Held::of(&node, &caller),
             node,
             principal: caller.principal,
+            grant,
             address,
             label,
             place,
@@ -108,6 +114,11 @@ impl Connection {
             requests: FuturesUnordered::new(),
             unanswered_pings: 0,
         }
+    }
+
+    /// Who speaks here, as other homes will know it.
+    pub fn speaker(&self) -> Speaker {
+        Speaker { principal: self.principal, grant: self.grant.clone() }
     }
 
     /// Serves the socket until it ends. Boxed, since a future keeps what it is given by value twice.
@@ -153,6 +164,7 @@ impl Connection {
                 Some(answer) = self.calls.next() => Wake::Answer(answer),
                 () = outbox.filled() => Wake::Outbox,
                 Some(page) = self.subscriptions.next_page() => Wake::Page(page),
+                Some(sent) = self.subscriptions.next_followed() => Wake::Followed(sent),
                 message = self.socket.recv(),
                     if self.publishes.has_room()
                         && self.requests.len() < MAX_REQUESTS
@@ -179,6 +191,7 @@ impl Connection {
                 Wake::Answer(answer) => Box::pin(self.answer_requests(answer)).await?,
                 Wake::Rested => {}
                 Wake::Outbox => Box::pin(self.drain_outbox()).await?,
+                Wake::Followed(sent) => Box::pin(self.send_followed(sent)).await?,
                 Wake::Page(page) => Box::pin(self.take_page(page)).await?,
                 Wake::Ping => {
                     let now = Instant::now();
@@ -307,6 +320,16 @@ impl Connection {
     async fn take_page(&mut self, page: Fetched) -> Result<(), End> {
         for sent in self.subscriptions.take_page(page).await {
             self.feed(sent.text).await?;
+        }
+        self.flush().await
+    }
+
+    /// What other homes have sent already goes out together.
+    async fn send_followed(&mut self, first: Sent) -> Result<(), End> {
+        let mut next = Some(first);
+        while let Some(sent) = next {
+            self.feed(sent.text).await?;
+            next = self.subscriptions.next_followed().now_or_never().flatten();
         }
         self.flush().await
     }

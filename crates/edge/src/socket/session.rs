@@ -49,6 +49,7 @@ fn take(on: &mut Connection, frame: &Frame<'_>, started: Result<Started, Problem
     match started {
         Ok(started) => {
             on.principal = Principal::Key(started.session.user());
+            on.grant = started.session.grant();
             on.held = Held::session(&on.node, started.session.clone());
             Reply::Now(encode("session.ready", id, &sessions::ready(&on.node, &started)))
         }
