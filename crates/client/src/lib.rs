@@ -15,8 +15,10 @@
 pub mod age;
 #[cfg(unix)]
 pub mod agent;
+pub mod attach;
 pub mod auth;
 pub mod backoff;
+pub mod calls;
 pub mod client;
 pub mod clock;
 pub mod endpoint;
@@ -33,7 +35,9 @@ mod socket;
 pub mod sse;
 pub mod stream;
 
+pub use attach::{Attachment, PassedCall, Served, ServiceLog, ServiceOffer};
 pub use auth::{Credentials, unix_ns};
+pub use calls::{Piece, ServiceAnswer, ServiceCall, ServiceStream};
 pub use client::{Client, ClientBuilder, Probe, Request};
 pub use clock::{BootClock, Clock, ManualClock};
 pub use endpoint::Endpoint;

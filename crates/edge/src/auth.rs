@@ -193,6 +193,12 @@ fn scheme<'a>(node: &Node, parts: &'a Parts) -> &'a str {
     }
 }
 
+/// Whether nobody on the way can read along: TLS here or at a trusted proxy, or the same machine.
+pub(crate) fn is_encrypted(node: &Node, parts: &Parts) -> bool {
+    let near = parts.extensions.get::<Peer>().is_some_and(Peer::is_loopback);
+    scheme(node, parts) == "https" || near && !crate::info::forwarded(&parts.headers)
+}
+
 /// Where the client is: the peer, or who a trusted proxy says that it speaks for.
 pub(crate) fn client_address(node: &Node, parts: &Parts) -> IpAddr {
     let peer = parts.extensions.get::<Peer>().copied();

@@ -38,7 +38,7 @@ fn document(node: &Node) -> Value {
         "gateway_id": node.identity.relay_id,
         "key": node.identity.node_id(),
         "version": env!("CARGO_PKG_VERSION"),
-        "roles": ["main"],
+        "roles": [if node.config.is_home() { "home" } else { "main" }],
         "protocols": ["relay-event-v1"],
         "limits": {
             "event_bytes": limits.event_bytes,
@@ -51,6 +51,8 @@ fn document(node: &Node) -> Value {
             "frame_bytes": config.chat.max_frame.0,
             "page_events": relay_core::events::MAX_LIMIT,
             "ephemeral_replay_ms": events.ephemeral_replay.as_millis() as u64,
+            "call_bytes": crate::calls::MAX_BODY,
+            "call_batch": relay_proto::call::rpc::MAX_BATCH,
             "lease_ms_min": 500,
             "lease_ms_max": config.locks.max_lease.as_millis() as u64,
         },
@@ -66,7 +68,7 @@ fn document(node: &Node) -> Value {
 
 fn features(node: &Node) -> Vec<&'static str> {
     let mut features =
-        vec!["events", "streams", "locks", "fenced-events", "sessions", "key-rotation"];
+        vec!["events", "streams", "locks", "fenced-events", "sessions", "key-rotation", "calls"];
     if node.event_limits().sshsig {
         features.push("sshsig");
     }
@@ -172,6 +174,6 @@ pub(crate) fn metrics_text(node: &Node) -> Response {
 }
 
 /// A proxy on this machine makes every stranger look local.
-fn forwarded(headers: &HeaderMap) -> bool {
+pub(crate) fn forwarded(headers: &HeaderMap) -> bool {
     headers.contains_key("x-forwarded-for") || headers.contains_key(header::FORWARDED)
 }

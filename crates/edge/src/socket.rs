@@ -7,6 +7,7 @@ mod connection;
 mod pace;
 mod publish;
 mod requests;
+mod rpc;
 mod session;
 
 use std::sync::Arc;
@@ -59,10 +60,12 @@ pub(crate) async fn upgrade(
         .write_buffer_size(WRITE_BUFFER)
         .max_message_size(max_frame)
         .max_frame_size(max_frame)
-        .on_upgrade(move |socket| async move {
-            // On the heap, so that the task of an idle connection stays small.
-            Box::pin(Connection::new(node, socket, client).run()).await;
+        .on_upgrade(move |socket| {
+            // A task of its own: the one that waited for the upgrade is larger, and ends here.
+            let connection = Box::new(Connection::new(node.clone(), socket, client));
+            node.tasks.spawn(connection.run());
             drop(token);
+            std::future::ready(())
         });
     Ok(response)
 }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use relay_core::histogram::Histogram;
-use relay_proto::lease::{LeaseAction, LeaseRow};
+use relay_proto::{
+    call::RpcCode,
+    lease::{LeaseAction, LeaseRow},
+};
 use relay_store::{Committed, WriteStats};
 
 use crate::node::Node;
@@ -30,11 +33,51 @@ pub struct Metrics {
     pub sse_streams: AtomicU64,
     /// Connections closed because they did not read.
     pub slow_consumers: AtomicU64,
+    /// Unix seconds; 0 where no certificate is fetched.
+    certificate_expires: AtomicU64,
     /// Answers by class of status: index 0 is 1xx.
     pub responses: [AtomicU64; 5],
+    /// Calls by how they ended, as in [`CALL_RESULTS`].
+    calls: [AtomicU64; CALL_RESULTS.len()],
+    call_seconds: Histogram,
+}
+
+/// How a call ends, as the label of `relay_calls_total`.
+const CALL_RESULTS: [&str; 10] = [
+    "ok",
+    "invalid",
+    "not_found",
+    "unreachable",
+    "timeout",
+    "forbidden",
+    "overloaded",
+    "loop",
+    "failed",
+    "service_error",
+];
+
+const fn call_result(outcome: Result<(), RpcCode>) -> usize {
+    match outcome {
+        Ok(()) => 0,
+        Err(RpcCode::Parse | RpcCode::InvalidRequest | RpcCode::InvalidParams) => 1,
+        Err(RpcCode::MethodNotFound | RpcCode::ServiceNotFound) => 2,
+        Err(RpcCode::NodeUnreachable) => 3,
+        Err(RpcCode::Timeout) => 4,
+        Err(RpcCode::Forbidden) => 5,
+        Err(RpcCode::Overloaded) => 6,
+        Err(RpcCode::Loop) => 7,
+        Err(RpcCode::Internal) => 8,
+        Err(RpcCode::Other(_)) => 9,
+    }
 }
 
 impl Metrics {
+    /// A certificate that was fetched is in use until then.
+    pub fn certificate_expires(&self, at: std::time::SystemTime) {
+        let unix = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.certificate_expires.store(unix.as_secs(), Ordering::Relaxed);
+    }
+
     pub(crate) fn committed(&self, events: &[Committed], now_ns: u64) {
         // All of one job arrived together; the first of each job stands for the others.
         let mut last = (0, 0);
@@ -68,6 +111,11 @@ impl Metrics {
         }
     }
 
+    pub(crate) fn called(&self, outcome: Result<(), RpcCode>, took_ns: u64) {
+        self.calls[call_result(outcome)].fetch_add(1, Ordering::Relaxed);
+        self.call_seconds.observe_ns(took_ns);
+    }
+
     pub(crate) fn wrote(&self, stats: WriteStats) {
         self.store_write.observe_ns(stats.took.as_nanos() as u64);
         self.writer_queued.store(stats.queued as u64, Ordering::Relaxed);
@@ -90,6 +138,33 @@ impl Node {
             "relay_store_write_seconds",
             "How long a group transaction of the store took.",
         );
+        metrics.call_seconds.write(
+            &mut out,
+            "relay_call_seconds",
+            "From a call's arrival at a door of this node to its answer.",
+        );
+        let _ = writeln!(
+            out,
+            "# HELP relay_calls_total Calls at the doors of this node, by how they ended.\n\
+             # TYPE relay_calls_total counter"
+        );
+        for (result, count) in CALL_RESULTS.iter().zip(&metrics.calls) {
+            let _ = writeln!(out, "relay_calls_total{{result=\"{result}\"}} {}", load(count));
+        }
+        let topology = self.federated.federation.topology();
+        let _ = writeln!(
+            out,
+            "# HELP relay_link_up Links to other relays that are up.\n# TYPE relay_link_up gauge\n\
+             relay_link_up {}\n\
+             # HELP relay_links_total What happened to links, and why.\n\
+             # TYPE relay_links_total counter",
+            topology.links.len()
+        );
+        for (kind, reason, count) in self.federated.links.counters().all() {
+            let kind = kind.as_str();
+            let _ =
+                writeln!(out, "relay_links_total{{event=\"{kind}\",reason=\"{reason}\"}} {count}");
+        }
         metrics.lock_wait.write(
             &mut out,
             "relay_lock_wait_seconds",
@@ -165,6 +240,11 @@ impl Node {
                 load(&metrics.writer_queued),
             ),
             ("relay_log_seq", "The newest seq of the event log.", self.store.committed_seq()),
+            (
+                "relay_certificate_expires_timestamp_seconds",
+                "When the certificate that was fetched ends; 0 where none is.",
+                load(&metrics.certificate_expires),
+            ),
             (
                 "relay_config_last_reload_successful",
                 "0 where the last reload found a bad configuration and changed nothing.",

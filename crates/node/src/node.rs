@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use relay_actors::{BodyStream, Reply};
 use relay_core::{
     audit::Audit,
     events::Events,
@@ -16,14 +17,14 @@ use relay_core::{
     policy::{Op, Policy, Principal, quota::Quotas},
     sessions::Sessions,
 };
-use relay_proto::{EventLimits, Namespace, Problem};
+use relay_proto::{Call, CallError, Caller, EventLimits, Namespace, Problem};
 use relay_store::{Clock, Store};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config, connections::Connections, gate::Reader, identity::Identity, metrics::Metrics,
-    reload::Live, settings,
+    config::Config, connections::Connections, federation::Federated, gate::Reader,
+    identity::Identity, metrics::Metrics, reload::Live, services::Services, settings,
 };
 
 /// A running relay without its doors.
@@ -36,12 +37,14 @@ pub struct Node {
     pub clock: Arc<dyn Clock>,
     pub store: Store,
     pub events: Arc<Events>,
-    pub locks: Locks,
+    pub locks: Arc<Locks>,
     pub fanout: Arc<Fanout>,
     pub policy: Arc<Policy>,
     pub quotas: Arc<Quotas>,
     pub sessions: Arc<Sessions>,
     pub audit: Arc<Audit>,
+    pub services: Arc<Services>,
+    pub federated: Arc<Federated>,
     pub connections: Connections,
     pub metrics: Arc<Metrics>,
     /// Unix nanoseconds.
@@ -73,6 +76,24 @@ impl Node {
             };
             self.audit.refused(&who.to_string(), action, ns.as_str(), problem);
         })
+    }
+
+    /// Calls a service, here or anywhere, and counts it. Dropping the future cancels the call,
+    /// unless it has an idempotency key.
+    ///
+    /// # Errors
+    /// As [`relay_actors::Router::ask`].
+    pub async fn call(
+        &self,
+        call: Call,
+        caller: Caller,
+        body: Option<BodyStream>,
+    ) -> Result<Reply, CallError> {
+        let began = self.clock.mono_ns();
+        let outcome = self.services.router.ask_with_body(call, caller, body).await;
+        let took = self.clock.mono_ns().saturating_sub(began);
+        self.metrics.called(outcome.as_ref().map(|_| ()).map_err(|error| error.code), took);
+        outcome
     }
 
     /// The limits of events in force now.
@@ -115,6 +136,8 @@ impl Node {
     /// Ends the node's tasks and closes the store; the doors must be closed before.
     pub async fn close(&self, within: Duration) {
         self.stop.cancel();
+        self.federated.close(within).await;
+        self.services.close(within).await;
         self.tasks.close();
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "tasks did not end in time");

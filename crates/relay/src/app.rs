@@ -114,6 +114,27 @@ impl App {
         })
     }
 
+    /// The relay that runs on this machine, by its socket; `None` where none answers. A saved relay
+    /// elsewhere does not count: programs and scripts of this machine belong to its own relay.
+    pub fn local_target(&self) -> Result<Option<Target>, Failure> {
+        let given = self.global.url.clone();
+        let env = std::env::var("RELAY_URL").ok().filter(|url| url.starts_with("unix:"));
+        let path = match given.or(env) {
+            Some(url) => {
+                let path = url.strip_prefix("unix:").map(PathBuf::from).ok_or_else(|| {
+                    Failure::usage(format!("{url} is not the socket of a relay on this machine"))
+                        .hint("--url unix:PATH", "write it like this, or leave it out")
+                })?;
+                Some(path)
+            }
+            None => local_socket(),
+        };
+        let answers = |path: &PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
+        Ok(path
+            .filter(answers)
+            .map(|path| Target { url: format!("unix:{}", path.display()), ..Target::default() }))
+    }
+
     /// A client for what anybody or this machine's administrator may do: on the local socket the
     /// uid speaks, unless a key or token is given.
     pub async fn client(&self) -> Result<Client, Failure> {

@@ -124,6 +124,16 @@ pub enum Color {
 pub enum Command {
     /// Run a relay
     Serve(commands::serve::Serve),
+    /// Host a script: on the relay of this machine, else in one of its own
+    Run(commands::run::Run),
+    /// Make a program of this machine a service
+    Expose(commands::expose::Expose),
+    /// Call a service, here or anywhere
+    Call(commands::call::Call),
+    /// What services there are
+    Services(commands::services::ServicesGroup),
+    /// What runs on the relay of this machine
+    Actors(commands::actors::ActorsGroup),
     /// Write what a relay needs before its first start
     Init(commands::init::Init),
     /// What the relay is, and whether it is well
@@ -225,7 +235,7 @@ fn dispatch(app: &App, command: Command) -> Outcome {
     if let Command::Child(child) = command {
         return child.run();
     }
-    if !matches!(command, Command::Serve(_)) {
+    if !matches!(command, Command::Serve(_) | Command::Run(_)) {
         commands::serve::log(&app.global);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -234,6 +244,11 @@ fn dispatch(app: &App, command: Command) -> Outcome {
     let outcome = runtime.block_on(async {
         match command {
             Command::Serve(command) => Box::pin(command.run(app)).await,
+            Command::Run(command) => Box::pin(command.run(app)).await,
+            Command::Expose(command) => Box::pin(command.run(app)).await,
+            Command::Call(command) => Box::pin(command.run(app)).await,
+            Command::Services(command) => Box::pin(command.run(app)).await,
+            Command::Actors(command) => Box::pin(command.run(app)).await,
             Command::Init(command) => command.run(app),
             Command::Status(command) => command.run(app).await,
             Command::Reload(command) => command.run(app).await,

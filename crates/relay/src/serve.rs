@@ -1,36 +1,64 @@
 //! Running a relay: build, say what it is, wait for the end, stop cleanly (`cli.md` 3.2, 3.5).
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
+use relay_actors::{Visibility, script::LoadOptions};
 use relay_edge::Doors;
 use relay_node::{Node, Reread, config::Config};
+use relay_proto::ServiceName;
 use relay_store::SystemClock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// A script to run beside what the configuration says; the relay does not start where it is broken.
+#[derive(Debug, Clone)]
+pub struct OwnScript {
+    pub path: PathBuf,
+    pub only: Option<ServiceName>,
+    /// Follow its changes; then a broken one is waited for.
+    pub watch: bool,
+}
+
 /// Serves until SIGTERM or SIGINT; returns when everything is stored and closed.
 /// SIGHUP reads the configuration again.
-pub async fn run(config: Config, sources: Arc<dyn Reread>) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    script: Option<OwnScript>,
+    sources: Arc<dyn Reread>,
+) -> anyhow::Result<()> {
     let began = Instant::now();
     raise_file_limit();
     let mut signals = Signals::new().context("signals cannot be caught")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
     let node = Node::start(config, Arc::new(SystemClock)).await?;
     node.set_sources(sources);
-    let doors = match Doors::open(node.clone()).await {
+    let doors = match open(&node, script).await {
         Ok(doors) => doors,
         Err(error) => {
             node.close(Duration::from_secs(1)).await;
-            return Err(error.into());
+            return Err(error);
         }
     };
     greet(&node, &doors, began.elapsed());
     let timeout = until_stop(&node, &mut signals, &mut hangup).await;
     stop(node, doors, signals, timeout).await;
     Ok(())
+}
+
+async fn open(node: &Arc<Node>, script: Option<OwnScript>) -> anyhow::Result<Doors> {
+    if let Some(OwnScript { path, only, watch }) = script {
+        let options = LoadOptions { limits: None, only };
+        match node.services.run_script(path, options, watch).await {
+            Ok(_) => {}
+            Err(problem) if watch => eprintln!("{}", problem.message),
+            Err(problem) => return Err(anyhow::anyhow!(problem.message)),
+        }
+    }
+    Ok(Doors::open(node.clone()).await?)
 }
 
 /// Serves signals until one, or an operator, ends the relay; returns the time for what is under way.
@@ -102,8 +130,9 @@ fn greet(node: &Node, doors: &Doors, took: Duration) {
     let config = &node.config;
     let scheme = if doors.tls { "https" } else { "http" };
     eprintln!(
-        "relay {}  main  {}  {}",
+        "relay {}  {}  {}  {}",
         env!("CARGO_PKG_VERSION"),
+        if config.is_home() { "home" } else { "main" },
         node.identity.relay_id,
         node.identity.node_id()
     );
@@ -116,6 +145,19 @@ fn greet(node: &Node, doors: &Doors, took: Duration) {
         relay_node::config::Backend::Postgres => "postgres",
     };
     eprintln!("  data     {} ({backend})      socket   {socket}", config.node.data_dir().display());
+    let services: Vec<String> = node
+        .services
+        .router
+        .actors()
+        .iter()
+        .map(|actor| match actor.info.visibility {
+            Visibility::Public => actor.info.name.to_string(),
+            Visibility::Private => format!("{} (private)", actor.info.name),
+        })
+        .collect();
+    if !services.is_empty() {
+        eprintln!("  services {}", services.join(", "));
+    }
     if config.chat.insecure_dev_auth {
         eprintln!(
             "  DANGER   insecure_dev_auth is on: anybody who reaches this relay may be anybody"

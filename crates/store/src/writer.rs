@@ -526,7 +526,7 @@ impl<B: WriteBackend> Writer<B> {
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Journal rows after which the current leases are written down.
-const LEASE_CHECKPOINT_ROWS: usize = 20_000;
+const LEASE_CHECKPOINT_ROWS: usize = 4_000;
 
 fn now(clock: &dyn Clock) -> Now {
     Now { mono_ns: clock.mono_ns(), wall_ns: clock.wall_ns() }

@@ -82,7 +82,7 @@ impl Api {
 }
 
 /// `k=text`, `k:=JSON`, `k=@FILE`.
-fn member(text: &str) -> Result<(String, Value), Failure> {
+pub(super) fn member(text: &str) -> Result<(String, Value), Failure> {
     let (name, value) = text
         .split_once('=')
         .ok_or_else(|| Failure::usage(format!("'{text}' is no member; write k=text or k:=JSON")))?;

@@ -160,9 +160,12 @@ async fn diff(app: &App, file: Option<PathBuf>) -> Outcome {
 
 /// Loads it, or tells every problem.
 pub fn load(sources: &Sources) -> Result<config::Loaded, Failure> {
-    config::load(sources).map_err(|problems| {
-        let mut failure = Failure::new(exit::USAGE, "the configuration cannot be used");
-        failure.facts = problems.0.iter().map(ToString::to_string).collect();
-        failure.hint("relay config check", "after changing it")
-    })
+    config::load(sources).map_err(|problems| refused(&problems))
+}
+
+/// A configuration that cannot be used, as a person is told of it.
+pub fn refused(problems: &config::Problems) -> Failure {
+    let mut failure = Failure::new(exit::USAGE, "the configuration cannot be used");
+    failure.facts = problems.0.iter().map(ToString::to_string).collect();
+    failure.hint("relay config check", "after changing it")
 }
