@@ -248,11 +248,6 @@ impl Federation {
         self.shared.lock().registry.size()
     }
 
-    /// What this node's heartbeats say: its load, and the health of its services.
-    pub fn load(&self) -> Option<Json> {
-        self.shared.heartbeat()
-    }
-
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
     }
@@ -309,6 +304,10 @@ impl LinkEvents for Federation {
         answering: Box<dyn Answering>,
     ) {
         self.shared.request(link, message, body, answering);
+    }
+
+    fn load(&self) -> Option<Json> {
+        self.shared.heartbeat()
     }
 
     fn down(&self, link: &Arc<dyn Link>, _reason: &str) {

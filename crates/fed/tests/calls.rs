@@ -1,5 +1,7 @@
 //! Calls over two hubs and four spokes, linked in memory.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 mod support;
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};

@@ -1,5 +1,7 @@
 //! What hubs know of spokes, and what they make of lies and losses.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 mod support;
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
@@ -178,7 +180,8 @@ async fn a_spoke_that_moves_takes_its_services_along_and_the_old_claim_dies() {
     let alice = &net.spokes["alice"];
     let _spare = link(alice, &net.b);
     let goaway = message(json!({"type": "goaway"}));
-    relay_fed::LinkEvents::message(&alice.fed, &first_link(&net, "alice"), goaway);
+    let first: std::sync::Arc<dyn relay_fed::Link> = net.wires["alice"].ends[0].clone();
+    relay_fed::LinkEvents::message(&alice.fed, &first, goaway);
     until("both hubs know her on hub-b", || {
         let on_b = |hub: &Node| {
             let services = hub.fed.services(&ServiceQuery::default()).services;
@@ -192,10 +195,6 @@ async fn a_spoke_that_moves_takes_its_services_along_and_the_old_claim_dies() {
     let answer = net.spokes["bob"].ask("alice-service", "echo", &json!([])).await.unwrap();
     assert_eq!(answer["node"], "alice");
     assert_eq!(alice.fed.status().address, "alice@hub-b");
-}
-
-fn first_link(net: &Two, name: &str) -> std::sync::Arc<dyn relay_fed::Link> {
-    net.wires[name].ends[0].clone()
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 //!
 //! The hubs' registries are real; what they say to each other goes through its JSON, as on a link.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 use std::{collections::HashMap, time::Duration};
 
 use relay_proto::{

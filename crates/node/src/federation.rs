@@ -42,7 +42,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
-use crate::{config::Config, identity::Identity, start::StartError};
+use crate::{
+    config::{Config, SecretFile},
+    identity::Identity,
+    start::StartError,
+};
 use admission::OperatorsAdmission;
 use offer::Offered;
 use pins::Pins;
@@ -98,7 +102,6 @@ impl Federated {
         let admission = OperatorsAdmission {
             role,
             hub: config.hub.clone(),
-            peer_urls: config.federation.peers.clone(),
             psk: secrets.hub_psk.clone(),
             peer_secret: secrets.peer_secret.clone(),
             mutual_tls: config.federation.ca_file.is_some(),
@@ -324,23 +327,15 @@ struct Secrets {
 
 impl Secrets {
     fn read(config: &Config) -> Result<Self, StartError> {
-        let read = |file: &Option<crate::config::SecretFile>| {
-            let Some(file) = file else { return Ok(None) };
-            let text = std::fs::read_to_string(file.path()).map(Zeroizing::new);
-            let text = text.map_err(|error| {
-                StartError::Setting(format!("{}: {error}", file.path().display()))
-            })?;
-            Ok(Some(Zeroizing::new(text.trim().to_owned())))
-        };
         let bytes = |text: Option<Zeroizing<String>>| {
             text.map(|text| Zeroizing::new(text.as_bytes().to_vec()))
         };
         let federation = &config.federation;
         Ok(Self {
-            join_token: read(&federation.join_token_file)?,
-            psk: bytes(read(&federation.psk_file)?),
-            hub_psk: bytes(read(&config.hub.psk_file)?),
-            peer_secret: bytes(read(&federation.peer_secret_file)?),
+            join_token: read_secret(&federation.join_token_file)?,
+            psk: bytes(read_secret(&federation.psk_file)?),
+            hub_psk: bytes(read_secret(&config.hub.psk_file)?),
+            peer_secret: bytes(read_secret(&federation.peer_secret_file)?),
         })
     }
 
@@ -356,6 +351,14 @@ impl Secrets {
         let secret = self.peer_secret.clone().map(Credential::Secret);
         mtls.into_iter().chain(secret).collect()
     }
+}
+
+fn read_secret(file: &Option<SecretFile>) -> Result<Option<Zeroizing<String>>, StartError> {
+    let Some(file) = file else { return Ok(None) };
+    let text = std::fs::read_to_string(file.path())
+        .map(Zeroizing::new)
+        .map_err(|error| StartError::Setting(format!("{}: {error}", file.path().display())))?;
+    Ok(Some(Zeroizing::new(text.trim().to_owned())))
 }
 
 /// A hub's address as links dial it: with a path, and the scheme of WebSockets.

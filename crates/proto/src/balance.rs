@@ -194,9 +194,13 @@ impl Balancer {
                 }
             }
             Outcome::Failed => {
+                let probed = std::mem::take(&mut score.probing);
+                // Calls from before it was taken out say nothing new.
+                if !probed && score.out_until.is_some() {
+                    return;
+                }
                 score.count(now, true);
                 score.failures_in_row += 1;
-                let probed = std::mem::take(&mut score.probing);
                 let ratio = f64::from(score.failures) / f64::from(score.calls);
                 let often = score.calls >= tuning.sample && ratio >= tuning.ratio;
                 if probed || score.failures_in_row >= tuning.failures || often {
@@ -574,6 +578,20 @@ mod tests {
             sim.end_one(|_| Outcome::Answered);
         }
         assert!(sim.got[&2] > 20, "back");
+    }
+
+    #[test]
+    fn many_calls_that_fail_together_take_an_instance_out_once() {
+        let mut sim = Sim::new(2);
+        for _ in 0..64 {
+            sim.call(|_| None, |_, _| ms(1));
+        }
+        while !sim.under_way.is_empty() {
+            sim.end_one(|at| if at == 1 { Outcome::Failed } else { Outcome::Answered });
+        }
+        assert_eq!(sim.balancer.ejected(sim.now), 1);
+        sim.now += Duration::from_secs(10);
+        assert_eq!(sim.balancer.ejected(sim.now), 0, "out for the shortest time");
     }
 
     #[test]

@@ -121,8 +121,11 @@ pub enum Refusal {
 pub enum Output {
     /// To be sent to a peer hub.
     Send(RelayId, Gossip),
-    /// A newer attachment of this home, at another hub, ended the one here: its link is to be closed.
+    /// A newer attachment of this home, at another hub, ended the one here. Its link, if it is still
+    /// up, is a spare.
     Superseded { home: RelayId, epoch: u64, by: RelayId },
+    /// Nothing was heard of this home for [`Timing::ttl`]: it is withdrawn, its link is to be closed.
+    Expired { home: RelayId, epoch: u64 },
 }
 
 /// Counted by event, since the start.
@@ -182,7 +185,8 @@ pub struct Registry {
     flaps: HashMap<RelayId, Flaps>,
     peers: HashMap<RelayId, Peer>,
     homes: Homes,
-    superseded: Vec<Output>,
+    /// What became of own homes.
+    ended: Vec<Output>,
     counters: Counters,
 }
 
@@ -199,7 +203,7 @@ impl Registry {
             flaps: HashMap::new(),
             peers: HashMap::new(),
             homes: Homes::default(),
-            superseded: Vec::new(),
+            ended: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -388,7 +392,7 @@ impl Registry {
 
     /// What is to be done next; `None` when there is nothing.
     pub fn poll(&mut self) -> Option<Output> {
-        if let Some(output) = self.superseded.pop() {
+        if let Some(output) = self.ended.pop() {
             return Some(output);
         }
         for (id, peer) in &mut self.peers {
@@ -521,12 +525,13 @@ impl Registry {
         let ttl = self.timing.ttl;
         let gone = |(home, own): (&RelayId, &Own)| {
             let expired = *home != self.me && now.saturating_sub(own.heard) >= ttl;
-            expired.then(|| home.clone())
+            expired.then(|| (home.clone(), own.epoch))
         };
-        let gone: Vec<RelayId> = self.own.iter().filter_map(gone).collect();
-        for home in gone {
+        let gone: Vec<(RelayId, u64)> = self.own.iter().filter_map(gone).collect();
+        for (home, epoch) in gone {
             self.counters.expired += 1;
             self.withdraw(now, &home);
+            self.ended.push(Output::Expired { home, epoch });
         }
     }
 
@@ -562,7 +567,7 @@ impl Registry {
                 if let Some(own) = self.own.get(home) {
                     let (home, by, epoch) = (home.clone(), peer.clone(), own.epoch);
                     self.withdraw(now, &home);
-                    self.superseded.push(Output::Superseded { home, epoch, by });
+                    self.ended.push(Output::Superseded { home, epoch, by });
                 }
             }
             None => self.counters.claims_refused += 1,

@@ -262,3 +262,35 @@ fn links() {
 fn sessions() {
     run("session", &link_samples(), entry::session);
 }
+
+#[test]
+fn registries() {
+    use relay_proto::registry::{Gossip, Limits, Output, Registry, ServiceRecord, Timing};
+    let relay = |text: &str| text.parse::<relay_proto::RelayId>().unwrap();
+    let now = std::time::Duration::from_secs(1);
+    let (a, b) = (relay("hub-a"), relay("hub-b"));
+    let mut hub = Registry::new(b, 2, Timing::default(), Limits::default());
+    hub.peer_up(now, &a);
+    for (n, home) in ["alice", "bob", "carol"].into_iter().enumerate() {
+        let key = SigningKey::from_seed([n as u8 + 7; 32]).node_id();
+        hub.attach(now, &relay(home), NodeType::Home, key, Some(9), None).unwrap();
+        let service = ServiceRecord::new(format!("{home}-service").parse().unwrap(), "1.2.3");
+        hub.register(now, &relay(home), vec![service], true).unwrap();
+    }
+    hub.detach(now, &relay("bob"), 9);
+    hub.tick(now);
+    let everything = r#"{"kind":"pull","incarnation":"7","after":0,"everything":true}"#;
+    hub.receive(now, &a, serde_json::from_str(everything).unwrap());
+    let mut lines = vec![everything.to_owned()];
+    while let Some(output) = hub.poll() {
+        if let Output::Send(_, gossip) = output {
+            assert!(matches!(gossip, Gossip::Digest(_) | Gossip::Delta(_)));
+            lines.push(serde_json::to_string(&gossip).unwrap());
+        }
+    }
+    assert!(lines.len() >= 4, "a digest, a delta and everything");
+    lines.reverse();
+    let mut samples: Vec<Vec<u8>> = lines.iter().cloned().map(String::into_bytes).collect();
+    samples.push(lines.join("\n").into_bytes());
+    run("gossip", &samples, entry::gossip);
+}

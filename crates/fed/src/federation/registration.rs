@@ -80,7 +80,21 @@ impl Shared {
                 self.register_self();
                 self.changed();
             }
-            Role::Home => self.send_registration(),
+            Role::Home => {
+                let services = self.local.services();
+                if self.lock().registered.as_ref() != Some(&services) {
+                    self.send_registration();
+                }
+            }
+        }
+    }
+
+    /// A spoke moves to another hub before its link ends.
+    fn leave_draining(self: &Arc<Self>) {
+        let moved = self.lock().leave_draining_up();
+        if moved {
+            self.register();
+            self.changed();
         }
     }
 
@@ -97,6 +111,7 @@ impl Shared {
             let mut state = self.lock();
             let Some(link) = state.up().cloned() else { return };
             state.registrations += 1;
+            state.registered = Some(services.clone());
             (link, state.epoch, state.registrations)
         };
         let me = &self.config.relay;
@@ -128,14 +143,10 @@ impl Shared {
             }
             (MessageType::Heartbeat, Role::Main) => self.take_heartbeat(now, link, &message),
             (MessageType::ServiceDiscovery, Role::Main) => self.take_gossip(now, link, &message),
-            (MessageType::Goaway, Role::Home) => {
-                let moved = self.lock().leave_up(link.id());
-                if moved {
-                    self.register();
-                    self.changed();
-                }
+            (MessageType::Goaway, _) => {
+                self.lock().drains(link.id());
+                self.leave_draining();
             }
-            (MessageType::Goaway, Role::Main) => self.lock().drains(link.id()),
             (MessageType::Heartbeat, Role::Home) => {}
             _ => self.count(&self.counters.late),
         }
@@ -281,8 +292,17 @@ impl Shared {
         let (Some(gossip), Role::Main) = (gossip, link.peer().role) else {
             return self.count(&self.counters.malformed);
         };
-        self.lock().registry.receive(now, &link.peer().relay, gossip);
-        self.changed();
+        let changed = {
+            let mut state = self.lock();
+            let before = state.registry.revision();
+            state.registry.receive(now, &link.peer().relay, gossip);
+            state.registry.revision() != before
+        };
+        if changed {
+            self.changed();
+        } else {
+            self.flush.notify_one();
+        }
     }
 
     /// Sends what the registry wants sent. Only called by [`super::Federation::run`], so that
@@ -298,6 +318,15 @@ impl Shared {
                             state.spokes.remove(&home);
                         }
                         tracing::info!(%home, hub = %by, "the spoke has moved to another hub");
+                        continue;
+                    }
+                    Some(Output::Expired { home, epoch }) => {
+                        let spoke = state.spokes.get(&home).filter(|spoke| spoke.epoch == epoch);
+                        let link = spoke.and_then(|spoke| state.link(spoke.link)).cloned();
+                        drop(state);
+                        if let Some(link) = link {
+                            link.close("nothing was heard of it");
+                        }
                         continue;
                     }
                     Some(Output::Send(peer, gossip)) => {
@@ -318,7 +347,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn tick(&self) {
+    pub(super) fn tick(self: &Arc<Self>) {
         let now = self.now();
         let before = {
             let mut state = self.lock();
@@ -327,6 +356,7 @@ impl Shared {
             state.registry.tick(now);
             before
         };
+        self.leave_draining();
         self.flush();
         if self.lock().registry.revision() != before {
             self.changed();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use relay_proto::{
-    RelayId,
+    RelayId, ServiceRecord,
     balance::Balancer,
     registry::Registry,
     route::{From, Ways},
@@ -101,6 +101,8 @@ pub(super) struct State {
     pub epoch: u64,
     /// On a spoke: registrations sent; the answer to the last one counts.
     pub registrations: u64,
+    /// What the last one said over the active link.
+    pub registered: Option<Vec<ServiceRecord>>,
     /// Whether the hub of the active link took it.
     pub attached: bool,
     /// Why the hub did not take the last registration.
@@ -137,6 +139,7 @@ impl State {
             ups: Vec::new(),
             epoch: unix_ms,
             registrations: 0,
+            registered: None,
             attached: false,
             refused: None,
             reconnects: 0,
@@ -192,20 +195,35 @@ impl State {
         }
         let was_active = self.ups.first() == Some(&id);
         self.ups.retain(|link| *link != id);
-        self.reconnects += u64::from(was_active);
-        self.attached &= !was_active;
-        was_active && !self.ups.is_empty()
-    }
-
-    /// The hub behind `link` asks to move; whether there is another link to move to.
-    pub fn leave_up(&mut self, link: u64) -> bool {
-        if self.ups.first() != Some(&link) || self.ups.len() < 2 {
+        if !was_active {
             return false;
         }
-        self.ups.rotate_left(1);
+        self.left_up();
+        // One that asked to move is the last resort.
+        let next = self.ups.iter().position(|link| !self.is_draining(*link));
+        self.ups.rotate_left(next.unwrap_or(0));
+        !self.ups.is_empty()
+    }
+
+    /// Leaves the active link where its other side, or this one, wants it to end; whether there is
+    /// another to register over.
+    pub fn leave_draining_up(&mut self) -> bool {
+        let Some(active) = self.ups.first() else { return false };
+        let next = self.ups.iter().position(|link| !self.is_draining(*link));
+        let Some(next) = next.filter(|_| self.is_draining(*active)) else { return false };
+        self.ups.rotate_left(next);
+        self.left_up();
+        true
+    }
+
+    fn is_draining(&self, link: u64) -> bool {
+        self.links.get(&link).is_none_or(|linked| linked.draining)
+    }
+
+    fn left_up(&mut self) {
         self.reconnects += 1;
         self.attached = false;
-        true
+        self.registered = None;
     }
 
     pub fn link(&self, id: u64) -> Option<&Arc<dyn Link>> {

@@ -1,5 +1,10 @@
 //! Federations in one process: nodes that count what they execute, linked in memory.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "shared by tests, each of which uses a part"
+)]
 
 use std::{
     collections::{BTreeMap, HashMap},

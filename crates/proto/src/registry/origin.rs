@@ -60,10 +60,9 @@ impl Origin {
         let gone = attachment.is_none();
         let change = Change { home: home.clone(), version: self.version, attachment };
         let before = self.at.insert(home.clone(), self.version);
-        if let Some(before) = before.and_then(|version| self.log.remove(&version)) {
-            if before.attachment.is_some() {
-                self.hash ^= before.hash();
-            }
+        let before = before.and_then(|version| self.log.remove(&version));
+        if let Some(before) = before.filter(|before| before.attachment.is_some()) {
+            self.hash ^= before.hash();
         }
         if gone {
             self.withdrawn.push_back(self.version);

@@ -56,7 +56,7 @@ fn talk(now: Duration, a: &mut Registry, b: &mut Registry) -> Vec<Output> {
                         let text = serde_json::to_string(&gossip).unwrap();
                         to.receive(now, &from.me.clone(), serde_json::from_str(&text).unwrap());
                     }
-                    output @ Output::Superseded { .. } => other.push(output),
+                    output => other.push(output),
                 }
             }
         }
@@ -228,6 +228,8 @@ fn an_own_home_that_says_nothing_expires() {
     a.tick(s(65));
     assert!(a.attached(&id("h")).is_none() && a.home(&id("h")).is_none());
     assert_eq!(a.counters().expired, 1);
+    let output = a.poll();
+    assert!(matches!(output, Some(Output::Expired { epoch: 1, .. })), "{output:?}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use relay_proto::{
         handshake::{Acceptor, AuthMethod, Identity, Offer},
         session::{Config, Pace, Session},
     },
+    registry::{Gossip, Limits, Output, Registry, Timing},
 };
 
 /// An event: what verifies is stored in one form, and that form reads back as itself.
@@ -162,4 +163,42 @@ fn handshake(bytes: &[u8], encoding: Encoding) {
     let Ok((Some(link::Frame::Message(auth)), _)) = decode_first(rest, encoding) else { return };
     // Nobody can have signed our nonce.
     assert!(answered.on_auth(&auth).is_err());
+}
+
+/// What a peer hub says about its homes: it can invent homes, and takes none that are another's.
+pub fn gossip(bytes: &[u8]) {
+    let said: Vec<Gossip> = bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
+    let relay = |text: &str| text.parse::<relay_proto::RelayId>().unwrap();
+    let key = relay_proto::SigningKey::from_seed([7; 32]).node_id();
+    let (me, peer, home) = (relay("hub-a"), relay("hub-b"), relay("alice"));
+    let now = std::time::Duration::from_secs(1);
+    let mut hub = Registry::new(me.clone(), 1, Timing::default(), Limits::default());
+    let proof = relay_proto::registry::Proof::sign(
+        &relay_proto::SigningKey::from_seed([7; 32]),
+        &home,
+        &me,
+        1,
+    );
+    hub.attach(now, &home, NodeType::Home, key, Some(1), Some(proof)).unwrap();
+    hub.peer_up(now, &peer);
+    for gossip in said {
+        let text = serde_json::to_string(&gossip).unwrap();
+        assert_eq!(serde_json::from_str::<Gossip>(&text).unwrap(), gossip);
+        hub.receive(now, &peer, gossip);
+        let mut sent = 0;
+        while let Some(output) = hub.poll() {
+            assert!(matches!(output, Output::Send(..)));
+            sent += 1;
+        }
+        assert!(sent <= 3, "one answer to one message, and what changed");
+        assert_eq!(hub.home(&home).unwrap().main, me);
+        let instances: usize = hub.all_homes().map(|claim| claim.attachment.services.len()).sum();
+        assert_eq!(hub.size().1, instances);
+    }
+    hub.tick(now);
+    hub.remove_peer(now, &peer);
+    assert_eq!(hub.all_homes().count(), 1);
 }

@@ -98,7 +98,7 @@ impl Expose {
             ));
         }
         let relay = attached::relay_name(&client).await;
-        let seen = if self.private { "private" } else { "public" };
+        let seen = self.visibility();
         app.notice(&format!("{} is {seen} on {relay} (Ctrl-C ends it)", self.name));
         let served = serve(app, &mut attachment, child.as_ref(), &mut ending).await;
         // Withdrawn before the program ends, so that no call finds it gone.
@@ -110,12 +110,16 @@ impl Expose {
         Ok(0)
     }
 
+    const fn visibility(&self) -> &'static str {
+        if self.private && !self.public { "private" } else { "public" }
+    }
+
     fn offer(&self) -> ServiceOffer {
         ServiceOffer {
             service_name: self.name.clone(),
             version: Some(self.version.clone()),
             methods: self.methods.clone(),
-            visibility: if self.private { "private" } else { "public" },
+            visibility: self.visibility(),
             http: self.http.clone(),
             proxy: self.proxy.clone(),
             health: self.health.clone(),
@@ -155,7 +159,7 @@ impl Expose {
             let here = std::env::current_dir()?;
             set("directory", here.to_string_lossy().into_owned().into());
         }
-        set("visibility", if self.private { "private" } else { "public" }.into());
+        set("visibility", self.visibility().into());
         set("version", self.version.as_str().into());
         if !self.methods.is_empty() {
             let methods = self.methods.iter().map(|method| method.as_str().into());
@@ -169,7 +173,8 @@ impl Expose {
         let dir = drop_in_dir()?;
         std::fs::create_dir_all(&dir).map_err(|error| files::at(&dir, &error))?;
         let path = dir.join(format!("service-{}.toml", self.name));
-        let text = format!("# Written by `relay expose --save`.\n{file}");
+        let text = toml::to_string(&file).map_err(|error| Failure::failed(error.to_string()))?;
+        let text = format!("# Written by `relay expose --save`.\n{text}");
         files::replace(&path, text.as_bytes()).map_err(|error| files::at(&path, &error))?;
         Ok(path)
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use relay_client::{Client, Request, ServiceCall};
-use relay_proto::Address;
+use relay_proto::{Address, address::Method};
 use serde_json::{Value, json};
 
 use crate::{
