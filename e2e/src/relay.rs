@@ -39,6 +39,8 @@ pub struct Setup {
     pub id: String,
     /// Lines added to its configuration.
     pub config: String,
+    /// Whether it speaks TLS alone; it then counts as ready when its socket takes connections.
+    pub encrypted: bool,
     /// Whether its disk and clocks can be made to misbehave.
     pub shim: bool,
     /// Reaches its database through this socket directory instead (a proxy).
@@ -53,6 +55,7 @@ impl Setup {
             backend,
             id: "gw_test".into(),
             config: String::new(),
+            encrypted: false,
             shim: false,
             database_host: None,
             database: None,
@@ -72,6 +75,7 @@ pub struct Relay {
     database_url: Option<String>,
     id: String,
     config: String,
+    encrypted: bool,
 }
 
 /// The key that may break locks.
@@ -107,6 +111,7 @@ impl Relay {
             database_url,
             id: setup.id,
             config: setup.config,
+            encrypted: setup.encrypted,
         };
         relay.write_config();
         relay.launch();
@@ -272,6 +277,9 @@ impl Relay {
         let url = format!("{}/readyz", self.url());
         let give_up = tokio::time::Instant::now() + START_LIMIT;
         loop {
+            if self.encrypted && std::os::unix::net::UnixStream::connect(self.socket()).is_ok() {
+                return;
+            }
             if let Ok(answer) = http.get(&url).send().await
                 && answer.status().is_success()
             {
@@ -335,7 +343,8 @@ pub fn relay_binary() -> &'static Path {
     })
 }
 
-fn free_address() -> SocketAddr {
+/// A port of loopback that nobody listens on.
+pub fn free_address() -> SocketAddr {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
 }
 

@@ -28,7 +28,7 @@ pub use sections::{
     Listen, Locks, Log, LogFormat, NamespacePolicy, Node, NodeKind, Permission, Quota, Rotation,
     RuleEffect, Script, Service, Store, TenantQuota, Tls, Visibility,
 };
-pub use show::{Line, sample, schema};
+pub use show::{Difference, Line, differences, sample, schema};
 pub use value::{ExistingFile, Inherit, Network, SecretFile, Size};
 
 use reader::{Reader, Setting, Shape};

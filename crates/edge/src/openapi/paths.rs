@@ -376,6 +376,27 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[],
         &[(200, "Object")],
     ),
+    get(
+        "operate",
+        "/v1/config",
+        "The settings in force, and how the last reload ended",
+        &[],
+        &[(200, "Object")],
+    ),
+    post(
+        "operate",
+        "/v1/config/reload",
+        "Read the configuration again and apply what can change live",
+        "ReloadBody",
+        &[(200, "Object")],
+    ),
+    post(
+        "operate",
+        "/v1/drain",
+        "Finish what is under way, then stop",
+        "DrainBody",
+        &[(202, "Object")],
+    ),
     get("socket", "/v1/ws", "A WebSocket that carries every area in frames", &[], &[(101, "")]),
     get("socket", "/v1/stream", "The same", &[], &[(101, "")]),
 ];

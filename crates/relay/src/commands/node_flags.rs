@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use relay_node::config::{FlagValue, Sources};
 
-use crate::app::App;
-
 /// Who the relay is, where it listens, whom it links to.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "The relay")]
 pub struct NodeFlags {
+    /// The public name of this relay: fetches a certificate for it, listens on ports 80 and 443, and is
+    /// its id where no other is given
+    #[arg(long, value_name = "NAME")]
+    pub domain: Option<String>,
     /// Listen here; repeatable. Loopback port 8080 where nothing is said
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<String>,
@@ -73,25 +75,17 @@ pub enum LogForm {
 }
 
 impl NodeFlags {
-    /// Whether any says something of the relay itself, rather than of its log.
-    pub fn are_given(&self) -> bool {
-        !self.listen.is_empty()
-            || self.port.is_some()
-            || self.node_id.is_some()
-            || self.node_type.is_some()
-            || self.connect.is_some()
-            || !self.peers.is_empty()
-            || self.data_dir.is_some()
-            || self.store.is_some()
-    }
-
-    /// The files, the environment and these flags.
-    pub fn sources(&self, app: &App) -> Sources {
+    /// `files`, the environment and these flags.
+    pub fn sources(&self, files: &[PathBuf]) -> Sources {
         let path = |path: &PathBuf| path.to_string_lossy().into_owned();
         let list = |list: &[String]| (!list.is_empty()).then(|| list.join(","));
+        let listen = list(&self.listen).or_else(|| {
+            (self.domain.is_some() && self.port.is_none()).then(|| "0.0.0.0:443".to_owned())
+        });
         let flags = [
-            ("--listen", "listen.http", list(&self.listen)),
-            ("--node-id", "node.id", self.node_id.clone()),
+            ("--domain", "tls.domain", self.domain.clone()),
+            ("--listen", "listen.http", listen),
+            ("--node-id", "node.id", self.node_id.clone().or_else(|| self.domain.clone())),
             ("--node-type", "node.type", self.node_type.and_then(word)),
             ("--connect", "federation.connect", self.connect.clone()),
             ("--fallback", "federation.fallback", list(&self.fallback)),
@@ -117,12 +111,28 @@ impl NodeFlags {
                 Some(FlagValue { flag: flag.into(), path: path.into(), value: value? })
             })
             .collect();
-        let sources = Sources::of_process(app.global.config.clone(), flags);
+        let sources = Sources::of_process(files.to_vec(), flags);
         match self.port {
             Some(port) if self.is_home() => sources.with_loopback_port(port),
             Some(port) => sources.with_port(port),
             None => sources,
         }
+    }
+
+    /// Whether any of these flags says that a relay of its own is meant.
+    pub fn is_given(&self) -> bool {
+        let Self { listen, port, domain, node_id, node_type, connect, fallback, peers, .. } = self;
+        let Self { data_dir, store, join_token_file, database_url_file, .. } = self;
+        port.is_some()
+            || domain.is_some()
+            || node_id.is_some()
+            || node_type.is_some()
+            || connect.is_some()
+            || data_dir.is_some()
+            || store.is_some()
+            || join_token_file.is_some()
+            || database_url_file.is_some()
+            || !(listen.is_empty() && fallback.is_empty() && peers.is_empty())
     }
 
     /// Whether these flags make a spoke, whatever the files say.

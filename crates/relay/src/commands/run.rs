@@ -12,13 +12,13 @@ use relay_proto::ServiceName;
 use super::{
     attached::{self, Ending, attach},
     node_flags::NodeFlags,
-    serve::{log, log_of_relay},
+    serve::{CommandLine, log},
 };
 use crate::{
     app::{App, Target},
     error::{Failure, Outcome},
     files, output,
-    serve::{self, OwnScript},
+    serve::OwnScript,
 };
 
 /// How often a watched file is looked at.
@@ -30,7 +30,7 @@ const TYPES: &str = include_str!("../../../../packaging/relay.d.ts");
 #[command(after_help = "\
 Examples:
   relay run blog.rl --watch
-  relay run blog.rl --standalone --port 8080
+  relay run blog.rl --standalone --connect wss://relay.example.com --node-id alice.home
   relay run --types > relay.d.ts")]
 pub struct Run {
     /// The script
@@ -61,7 +61,7 @@ impl Run {
         if !file.is_file() {
             return Err(Failure::usage(format!("{}: no such file", file.display())));
         }
-        let own = self.standalone || self.node.are_given();
+        let own = self.standalone || self.node.is_given();
         match app.local_target()?.filter(|_| !own) {
             Some(target) => self.attached(app, &target, &file).await,
             None => self.standalone(app, file).await,
@@ -126,19 +126,13 @@ impl Run {
         })
     }
 
-    /// In a relay of its own, on loopback.
-    async fn standalone(self, app: &App, file: PathBuf) -> Outcome {
-        let mut node = self.node.clone();
-        if node.listen.is_empty() {
-            node.listen = vec![format!("127.0.0.1:{}", node.port.take().unwrap_or(0))];
+    /// In a relay of its own, on loopback: on a free port where nothing is said.
+    async fn standalone(mut self, app: &App, file: PathBuf) -> Outcome {
+        if self.node.listen.is_empty() {
+            self.node.listen = vec![format!("127.0.0.1:{}", self.node.port.take().unwrap_or(0))];
         }
-        let sources = node.sources(app);
-        let loaded = super::config::load(&sources)?;
-        log_of_relay(&app.global, &loaded.config.log);
         let script = OwnScript { path: file, only: self.service, watch: self.watch };
-        let served = serve::run(loaded.config, Some(script)).await;
-        served.map_err(|error| Failure::failed(format!("{error:#}")))?;
-        Ok(0)
+        CommandLine::new(app, self.node, Vec::new()).serve(Some(script)).await
     }
 }
 
