@@ -115,6 +115,9 @@ pub(super) struct Limits {
     frame_bytes: u64,
     page_events: u64,
     ephemeral_replay_ms: u64,
+    /// Longest body of a call, and most requests of a batch.
+    call_bytes: u64,
+    call_batch: u64,
     lease_ms_min: u64,
     lease_ms_max: u64,
 }
