@@ -56,6 +56,9 @@ pub enum Error {
     /// A key that cannot be read, or made.
     #[error(transparent)]
     Key(#[from] KeyFileError),
+    /// The ssh-agent that holds the key gave no signature.
+    #[error("{0}")]
+    Agent(String),
     /// An event that no relay would accept, found before sending.
     #[error(transparent)]
     Event(#[from] EventError),

@@ -13,6 +13,8 @@
 
 #[cfg(feature = "age")]
 pub mod age;
+#[cfg(unix)]
+pub mod agent;
 pub mod attach;
 pub mod auth;
 pub mod backoff;
@@ -28,6 +30,7 @@ pub mod import;
 pub mod keys;
 pub mod locks;
 pub mod session;
+pub mod signer;
 mod socket;
 pub mod sse;
 pub mod stream;
@@ -44,4 +47,5 @@ pub use fence::{FenceError, FenceGate, FenceMode};
 pub use guard::{LockGuard, LockOptions, Loss};
 pub use locks::{LockGrant, LockRequest, LockState};
 pub use relay_proto as proto;
+pub use signer::Signer;
 pub use stream::{EventStream, Start, StreamItem, Subscription};

@@ -3,6 +3,7 @@
 //! Doors decode, find out who asks, limit, call the node and encode its answer. They decide nothing.
 
 mod access;
+mod acme;
 mod attach;
 mod auth;
 mod body;
@@ -13,6 +14,7 @@ mod held;
 mod info;
 mod locks;
 mod openapi;
+mod operate;
 mod params;
 mod peer;
 mod reply;

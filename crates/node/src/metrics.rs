@@ -7,6 +7,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use relay_core::histogram::Histogram;
 use relay_proto::{
     call::RpcCode,
     lease::{LeaseAction, LeaseRow},
@@ -14,50 +15,6 @@ use relay_proto::{
 use relay_store::{Committed, WriteStats};
 
 use crate::node::Node;
-
-/// Upper bounds of the buckets of a histogram of seconds.
-const BOUNDS: [f64; 12] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
-
-/// A histogram of seconds.
-#[derive(Debug, Default)]
-pub struct Histogram {
-    buckets: [AtomicU64; BOUNDS.len()],
-    count: AtomicU64,
-    sum_ns: AtomicU64,
-}
-
-impl Histogram {
-    /// Counts one observation, nanoseconds.
-    pub fn observe_ns(&self, ns: u64) {
-        self.observe_many_ns(ns, 1);
-    }
-
-    /// Counts the same observation `times` times.
-    pub fn observe_many_ns(&self, ns: u64, times: u64) {
-        let seconds = ns as f64 / 1e9;
-        if let Some(bucket) = BOUNDS.iter().position(|&bound| seconds <= bound) {
-            self.buckets[bucket].fetch_add(times, Ordering::Relaxed);
-        }
-        self.count.fetch_add(times, Ordering::Relaxed);
-        self.sum_ns.fetch_add(ns.saturating_mul(times), Ordering::Relaxed);
-    }
-
-    fn write(&self, out: &mut String, name: &str, help: &str) {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
-        let mut sum = 0;
-        for (bound, bucket) in BOUNDS.iter().zip(&self.buckets) {
-            sum += bucket.load(Ordering::Relaxed);
-            let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {sum}");
-        }
-        let count = self.count.load(Ordering::Relaxed);
-        let seconds = self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
-        let _ = writeln!(
-            out,
-            "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {seconds}\n{name}_count {count}"
-        );
-    }
-}
 
 /// What the node counts itself.
 #[derive(Debug, Default)]
@@ -76,6 +33,8 @@ pub struct Metrics {
     pub sse_streams: AtomicU64,
     /// Connections closed because they did not read.
     pub slow_consumers: AtomicU64,
+    /// Unix seconds; 0 where no certificate is fetched.
+    certificate_expires: AtomicU64,
     /// Answers by class of status: index 0 is 1xx.
     pub responses: [AtomicU64; 5],
     /// Calls by how they ended, as in [`CALL_RESULTS`].
@@ -113,6 +72,12 @@ const fn call_result(outcome: Result<(), RpcCode>) -> usize {
 }
 
 impl Metrics {
+    /// A certificate that was fetched is in use until then.
+    pub fn certificate_expires(&self, at: std::time::SystemTime) {
+        let unix = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.certificate_expires.store(unix.as_secs(), Ordering::Relaxed);
+    }
+
     pub(crate) fn committed(&self, events: &[Committed], now_ns: u64) {
         // All of one job arrived together; the first of each job stands for the others.
         let mut last = (0, 0);
@@ -186,7 +151,7 @@ impl Node {
         for (result, count) in CALL_RESULTS.iter().zip(&metrics.calls) {
             let _ = writeln!(out, "relay_calls_total{{result=\"{result}\"}} {}", load(count));
         }
-        let topology = self.federated.federation.topology();
+        let topology = self.federated().federation.topology();
         let _ = writeln!(
             out,
             "# HELP relay_link_up Links to other relays that are up.\n# TYPE relay_link_up gauge\n\
@@ -195,7 +160,7 @@ impl Node {
              # TYPE relay_links_total counter",
             topology.links.len()
         );
-        for (kind, reason, count) in self.federated.links.counters().all() {
+        for (kind, reason, count) in self.federated().links.counters().all() {
             let kind = kind.as_str();
             let _ =
                 writeln!(out, "relay_links_total{{event=\"{kind}\",reason=\"{reason}\"}} {count}");
@@ -204,6 +169,11 @@ impl Node {
             &mut out,
             "relay_lock_wait_seconds",
             "From asking for a lock to having it.",
+        );
+        self.fanout.stats().took.write(
+            &mut out,
+            "relay_fanout_seconds",
+            "From the announcement of a commit to its frames lying in the outboxes of subscribers.",
         );
         let events = self.events.stats();
         let fanout = self.fanout.stats();
@@ -270,6 +240,16 @@ impl Node {
                 load(&metrics.writer_queued),
             ),
             ("relay_log_seq", "The newest seq of the event log.", self.store.committed_seq()),
+            (
+                "relay_certificate_expires_timestamp_seconds",
+                "When the certificate that was fetched ends; 0 where none is.",
+                load(&metrics.certificate_expires),
+            ),
+            (
+                "relay_config_last_reload_successful",
+                "0 where the last reload found a bad configuration and changed nothing.",
+                u64::from(self.last_reload().is_none_or(|last| last.ok)),
+            ),
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
         }

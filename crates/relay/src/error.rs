@@ -90,6 +90,13 @@ impl Failure {
                 failure.tries = explain::of(problem.code.as_str())
                     .map(|entry| vec![(entry.first_cure.into(), String::new())])
                     .unwrap_or_default();
+                // The cure of a missing event helps nobody who asked for something else.
+                let of_events = ["event ", "address ", "the query"];
+                if problem.code == Code::NotFound
+                    && !of_events.iter().any(|start| object.starts_with(start))
+                {
+                    failure.tries = vec![("relay explain not_found".into(), String::new())];
+                }
             }
             Error::Call(error) => {
                 failure.what = format!("{object}: {}", error.message);

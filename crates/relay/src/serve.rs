@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use relay_actors::{Visibility, script::LoadOptions};
 use relay_edge::Doors;
-use relay_node::{Node, config::Config};
+use relay_node::{Node, Reread, config::Config};
 use relay_proto::ServiceName;
 use relay_store::SystemClock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,11 +24,18 @@ pub struct OwnScript {
 }
 
 /// Serves until SIGTERM or SIGINT; returns when everything is stored and closed.
-pub async fn run(config: Config, script: Option<OwnScript>) -> anyhow::Result<()> {
+/// SIGHUP reads the configuration again.
+pub async fn run(
+    config: Config,
+    script: Option<OwnScript>,
+    sources: Arc<dyn Reread>,
+) -> anyhow::Result<()> {
     let began = Instant::now();
     raise_file_limit();
     let mut signals = Signals::new().context("signals cannot be caught")?;
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
     let node = Node::start(config, Arc::new(SystemClock)).await?;
+    node.set_sources(sources);
     let doors = match open(&node, script).await {
         Ok(doors) => doors,
         Err(error) => {
@@ -37,8 +44,8 @@ pub async fn run(config: Config, script: Option<OwnScript>) -> anyhow::Result<()
         }
     };
     greet(&node, &doors, began.elapsed());
-    signals.next().await;
-    stop(node, doors, signals).await;
+    let timeout = until_stop(&node, &mut signals, &mut hangup).await;
+    stop(node, doors, signals, timeout).await;
     Ok(())
 }
 
@@ -54,14 +61,29 @@ async fn open(node: &Arc<Node>, script: Option<OwnScript>) -> anyhow::Result<Doo
     Ok(Doors::open(node.clone()).await?)
 }
 
+/// Serves signals until one, or an operator, ends the relay; returns the time for what is under way.
+async fn until_stop(node: &Arc<Node>, signals: &mut Signals, hangup: &mut Signal) -> Duration {
+    loop {
+        tokio::select! {
+            () = signals.next() => return node.live().drain.timeout,
+            timeout = node.stop_asked() => return timeout,
+            _ = hangup.recv() => {
+                let node = node.clone();
+                // How it went is in the log and in the status.
+                let _ = tokio::task::spawn_blocking(move || node.reload()).await;
+            }
+        }
+    }
+}
+
 /// First it says that it stops, then it finishes what is under way; a second signal cuts that short.
-async fn stop(node: Arc<Node>, doors: Doors, mut signals: Signals) {
-    let drain = node.config.drain.clone();
-    tracing::info!("stopping: {:?} for what is under way", drain.timeout);
+async fn stop(node: Arc<Node>, doors: Doors, mut signals: Signals, timeout: Duration) {
+    let delay = node.live().drain.delay;
+    tracing::info!("stopping: {timeout:?} for what is under way");
     node.start_draining();
     let orderly = async {
-        tokio::time::sleep(drain.delay).await;
-        doors.close(drain.timeout).await;
+        tokio::time::sleep(delay).await;
+        doors.close(timeout).await;
     };
     tokio::select! {
         () = orderly => {}
@@ -83,6 +105,7 @@ impl Signals {
         })
     }
 
+    /// The next signal that ends the relay.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -107,8 +130,9 @@ fn greet(node: &Node, doors: &Doors, took: Duration) {
     let config = &node.config;
     let scheme = if doors.tls { "https" } else { "http" };
     eprintln!(
-        "relay {}  main  {}  {}",
+        "relay {}  {}  {}  {}",
         env!("CARGO_PKG_VERSION"),
+        if config.is_home() { "home" } else { "main" },
         node.identity.relay_id,
         node.identity.node_id()
     );
@@ -133,6 +157,11 @@ fn greet(node: &Node, doors: &Doors, took: Duration) {
         .collect();
     if !services.is_empty() {
         eprintln!("  services {}", services.join(", "));
+    }
+    if config.chat.insecure_dev_auth {
+        eprintln!(
+            "  DANGER   insecure_dev_auth is on: anybody who reaches this relay may be anybody"
+        );
     }
     if config.acl.is_empty() {
         eprintln!(

@@ -8,7 +8,7 @@ use utoipa::{
     openapi::{Components, ComponentsBuilder},
 };
 
-use crate::{access, events, federation, locks, sessions};
+use crate::{access, events, federation, locks, operate, sessions};
 
 /// Every schema that a path names, and those that they name.
 pub(super) fn components() -> Components {
@@ -49,10 +49,14 @@ pub(super) fn components() -> Components {
         .schema_from::<Session>()
         .schema_from::<access::TestBody>()
         .schema_from::<access::TokenBody>()
+        .schema_from::<operate::ReloadBody>()
+        .schema_from::<operate::DrainBody>()
         .schema_from::<access::UserBody>()
         .schema_from::<access::RevokeProofBody>()
         .schema_from::<Whoami>()
         .schema_from::<federation::PeerBody>()
+        .schema_from::<federation::JoinBody>()
+        .schema_from::<federation::SpokesBody>()
         .schema_from::<RpcBody>()
         .schema_from::<RpcRequest>()
         .schema_from::<RpcAnswer>()
@@ -133,6 +137,9 @@ pub(super) struct Health {
     uptime_s: u64,
     /// The newest of the event log.
     seq: u64,
+    draining: bool,
+    /// `ok`, `reload_failed` or `restart_needed`.
+    config: String,
 }
 
 /// A signed event.

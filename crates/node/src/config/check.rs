@@ -95,6 +95,17 @@ impl Check<'_> {
         {
             self.blame("listen.metrics", "the address is also in 'http'; give metrics its own");
         }
+        let tls = &config.tls;
+        if !tls.domain.is_empty() && !is_host(&tls.domain) {
+            let message = format!("'{}' is no name such as \"relay.example.com\"", tls.domain);
+            self.blame("tls.domain", message);
+        }
+        if !tls.domain.is_empty() && (tls.cert_file.is_some() || tls.key_file.is_some()) {
+            self.blame(
+                "tls.domain",
+                "[tls] has both a 'domain' to get a certificate for and files of one",
+            );
+        }
         match (&config.tls.cert_file, &config.tls.key_file) {
             (Some(_), None) if !self.bad.contains("tls.key_file") => {
                 self.blame("tls.cert_file", "[tls] has 'cert_file' but no 'key_file'")
@@ -374,7 +385,7 @@ impl Check<'_> {
 }
 
 /// Refuses what is no address of a hub, and one that would be dialled without encryption.
-fn hub_url(text: &str, insecure: bool) -> Result<(), String> {
+pub(crate) fn hub_url(text: &str, insecure: bool) -> Result<(), String> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if !matches!(scheme, "ws" | "wss" | "http" | "https")
@@ -399,6 +410,15 @@ fn is_loopback(authority: &str) -> bool {
     };
     host == "localhost"
         || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A host name of at least two labels.
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    text.len() <= 253 && text.contains('.') && text.split('.').all(label)
 }
 
 /// Scheme, host and optional port, and nothing behind.
@@ -427,7 +447,11 @@ pub(super) fn advice(config: &Config) -> Vec<String> {
             ));
         }
     }
-    if public && config.tls.cert_file.is_none() && config.listen.trusted_proxies.is_empty() {
+    if public
+        && config.tls.cert_file.is_none()
+        && config.tls.domain.is_empty()
+        && config.listen.trusted_proxies.is_empty()
+    {
         advice.push("clients reach this relay without encryption: set [tls], or put a proxy in front and name it in 'listen.trusted_proxies'".into());
     }
     if public && config.calls.anonymous == Anonymous::Always {

@@ -136,8 +136,19 @@ impl Listen {
 }
 
 section! {
-    /// Encryption of the listening addresses. Both files, or none.
+    /// Encryption of the listening addresses: a name to get a certificate for, or both files, or nothing.
     pub struct Tls {
+        /// The public name of this relay. A certificate for it is fetched and renewed by ACME (RFC 8555), whose
+        /// terms you accept by setting this; port 80 of that name must lead to 'challenge'.
+        domain: String = String::new();
+        /// Where the certificate's authority may write to you.
+        acme_email: String = String::new();
+        /// The authority's directory.
+        acme_directory: String = "https://acme-v02.api.letsencrypt.org/directory".into();
+        /// The authority's own root in PEM, where it is not one that this machine trusts.
+        acme_ca_file: Option<ExistingFile> = None;
+        /// Answers the authority's questions, and sends others to https.
+        challenge: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 80));
         /// Certificate chain in PEM, the relay's own first.
         cert_file: Option<ExistingFile> = None;
         /// Private key in PEM, closed to other users.
@@ -366,7 +377,7 @@ section! {
         auth_token_ttl: Duration = Duration::from_secs(600), in Duration::from_secs(1)..=Duration::from_secs(86_400);
         /// Longest life of a token that a key holder signs offline.
         signed_token_max_ttl: Duration = Duration::from_secs(30 * 86_400), in Duration::from_secs(60)..=Duration::from_secs(366 * 86_400);
-        /// For development only: any text is a token and names its user. Refused unless all addresses are loopback.
+        /// For development only: any text is a token and names its user. Refused unless all addresses are loopback. Needs a restart.
         insecure_dev_auth: bool = false;
         /// Requests a minute from one address to the endpoints that need no session. 0 = no limit.
         auth_per_ip_per_min: Option<u64> = Some(600);
@@ -386,9 +397,9 @@ section! {
         cors_origins: Vec<String> = Vec::new();
         /// Longest frame of a socket.
         max_frame: Size = Size::mib(1), in Size::kib(16)..=Size::mib(16);
-        /// Frames a second on one connection, published events aside. 0 = no limit.
+        /// Frames a second on one connection, published events and locks aside; above it the socket is read slower. 0 = no limit.
         frames_per_sec: Option<u64> = Some(200);
-        /// Frames a second of one user over all connections, published events aside. 0 = no limit.
+        /// Frames a second of one user over all connections, published events and locks aside; above it they are read slower. 0 = no limit.
         user_frames_per_sec: Option<u64> = Some(1_000);
         /// Connections of one user. 0 = no limit.
         conns_per_user: Option<u64> = Some(50);

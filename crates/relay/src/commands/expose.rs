@@ -258,7 +258,8 @@ async fn serve(
             () = ending.asked() => return Ok(()),
             () = given_up(child) => return Err(None),
             () = grown(newest.as_mut()) => {
-                for line in lines.iter().flat_map(|journal| journal.after(shown)) {
+                let new = lines.as_ref().map(|journal| journal.after(shown)).unwrap_or_default();
+                for line in new {
                     shown = line.number;
                     eprintln!("{}", line.message);
                 }

@@ -7,18 +7,18 @@ use std::{
 
 use clap::Args;
 use relay_client::{Attachment, Error, Served};
-use relay_node::config::{FlagValue, Sources};
 use relay_proto::ServiceName;
 
 use super::{
     attached::{self, Ending, attach},
-    serve::{log, log_of_relay},
+    node_flags::NodeFlags,
+    serve::{CommandLine, log},
 };
 use crate::{
     app::{App, Target},
     error::{Failure, Outcome},
     files, output,
-    serve::{self, OwnScript},
+    serve::OwnScript,
 };
 
 /// How often a watched file is looked at.
@@ -30,7 +30,7 @@ const TYPES: &str = include_str!("../../../../packaging/relay.d.ts");
 #[command(after_help = "\
 Examples:
   relay run blog.rl --watch
-  relay run blog.rl --standalone --port 8080
+  relay run blog.rl --standalone --connect wss://relay.example.com --node-id alice.home
   relay run --types > relay.d.ts")]
 pub struct Run {
     /// The script
@@ -45,17 +45,10 @@ pub struct Run {
     /// In a relay of its own, also where one runs here
     #[arg(long)]
     standalone: bool,
-    /// Standalone: listen on this port of loopback; a free one where nothing is said
-    #[arg(long, value_name = "N")]
-    port: Option<u16>,
-    /// Standalone: name of the relay
-    #[arg(long, value_name = "ID")]
-    node_id: Option<String>,
-    /// Standalone: where its data lives
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    node: NodeFlags,
     /// Print the types of scripts for editors
-    #[arg(long, exclusive = true)]
+    #[arg(long, conflicts_with = "file")]
     types: bool,
 }
 
@@ -68,8 +61,7 @@ impl Run {
         if !file.is_file() {
             return Err(Failure::usage(format!("{}: no such file", file.display())));
         }
-        let own = self.standalone || self.port.is_some() || self.node_id.is_some();
-        let own = own || self.data_dir.is_some();
+        let own = self.standalone || self.node.is_given();
         match app.local_target()?.filter(|_| !own) {
             Some(target) => self.attached(app, &target, &file).await,
             None => self.standalone(app, file).await,
@@ -134,25 +126,13 @@ impl Run {
         })
     }
 
-    /// In a relay of its own, on loopback.
-    async fn standalone(self, app: &App, file: PathBuf) -> Outcome {
-        let listen = format!("127.0.0.1:{}", self.port.unwrap_or(0));
-        let data_dir = self.data_dir.map(|dir| dir.to_string_lossy().into_owned());
-        let flags = [
-            ("--port", "listen.http", Some(listen)),
-            ("--node-id", "node.id", self.node_id),
-            ("--data-dir", "node.data_dir", data_dir),
-        ];
-        let flags = flags.into_iter().filter_map(|(flag, path, value)| {
-            Some(FlagValue { flag: flag.into(), path: path.into(), value: value? })
-        });
-        let sources = Sources::of_process(app.global.config.clone(), flags.collect());
-        let loaded = super::config::load(&sources)?;
-        log_of_relay(&app.global, &loaded.config.log);
+    /// In a relay of its own, on loopback: on a free port where nothing is said.
+    async fn standalone(mut self, app: &App, file: PathBuf) -> Outcome {
+        if self.node.listen.is_empty() {
+            self.node.listen = vec![format!("127.0.0.1:{}", self.node.port.take().unwrap_or(0))];
+        }
         let script = OwnScript { path: file, only: self.service, watch: self.watch };
-        let served = serve::run(loaded.config, Some(script)).await;
-        served.map_err(|error| Failure::failed(format!("{error:#}")))?;
-        Ok(0)
+        CommandLine::new(app, self.node, Vec::new()).serve(Some(script)).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use relay_client::{Client, Request, ServiceCall};
-use relay_proto::{Address, address::Method};
+use relay_proto::Address;
 use serde_json::{Value, json};
 
 use crate::{
