@@ -45,7 +45,7 @@ pub struct Explained {
 impl Federation {
     /// Finds the way of a call without calling.
     pub async fn explain(&self, call: &Call, caller: &Caller) -> Explained {
-        let routed = Routed::call(call, caller).to_explain();
+        let routed = Routed::call(call, caller).explaining();
         self.shared.explain(&From::Here, &routed).await
     }
 }
