@@ -193,6 +193,7 @@ fn proofs() {
 }
 
 /// Messages of a link as this program writes them, and some as another might.
+#[allow(clippy::unwrap_used, reason = "the names are right here")]
 fn link_samples() -> Vec<Vec<u8>> {
     let raw = |text: &str| serde_json::value::RawValue::from_string(text.into()).ok();
     let identity = Identity {
