@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Result, StoreError},
-    sqlite::exclusive,
+    sqlite::{exclusive, rebuild_indexes},
 };
 
 /// Opens and migrates the store in `dir`; holds it until dropped.
@@ -108,6 +108,7 @@ impl Target {
     }
 
     pub fn finish(self) -> Result<()> {
+        rebuild_indexes(&self.conn)?;
         self.conn.execute("DELETE FROM meta WHERE key = ?1", [UNFINISHED])?;
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         Ok(())

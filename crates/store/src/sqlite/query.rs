@@ -1,12 +1,19 @@
 //! Reading the event log: index runs merged in order, then rows.
 
-use std::collections::{BinaryHeap, HashSet, VecDeque};
+use std::{
+    collections::{BinaryHeap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use ahash::RandomState;
 use relay_proto::{Event, Filter, Namespace, NodeId, Position};
-use rusqlite::{CachedStatement, Connection, params, params_from_iter, types::Value};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params, params_from_iter};
+use smallvec::{SmallVec, smallvec};
 
-use super::dictionary::{find_author, find_namespace};
+use super::{
+    dictionary::{find_author, find_namespace},
+    index::{Key, Segment, View},
+};
 use crate::{
     error::{Result, StoreError},
     event::{EventQuery, Order, Page, StoredEvent},
@@ -22,27 +29,27 @@ const PROBE: usize = 2_000;
 /// Rows of the log looked at between two looks at the deadline.
 const WALK_CHUNK: usize = 4_096;
 
-/// Answers one page.
-pub(super) fn page(conn: &Connection, query: &EventQuery) -> Result<Page> {
+/// Answers one page. The view was taken before.
+pub(super) fn page(conn: &Connection, view: &View, query: &EventQuery) -> Result<Page> {
     // One read transaction, so that all statements see the same log.
     let snapshot = conn.unchecked_transaction()?;
-    let head = head_seq(conn)?;
-    let parts = choose(conn, plan(query), query)?;
+    let parts = choose(conn, view, plan(query), query)?;
     let page = match query.order {
-        Order::Seq | Order::SeqDescending => by_seq(conn, query, &parts, head)?,
+        Order::Seq | Order::SeqDescending => by_seq(conn, query, &parts, view.through_seq)?,
         Order::Time | Order::TimeDescending => by_time(conn, query, &parts)?,
     };
     snapshot.commit()?;
-    Ok(Page { through_seq: if page.next.is_none() { head } else { page.through_seq }, ..page })
+    let through_seq = if page.next.is_none() { view.through_seq } else { page.through_seq };
+    Ok(Page { through_seq, ..page })
 }
 
 /// How many events match.
-pub(super) fn count(conn: &Connection, query: &EventQuery) -> Result<u64> {
+pub(super) fn count(conn: &Connection, view: &View, query: &EventQuery) -> Result<u64> {
     let mut query = query.clone();
     query.order = Order::TimeDescending;
     query.from = None;
     let snapshot = conn.unchecked_transaction()?;
-    let parts = choose(conn, plan(&query), &query)?;
+    let parts = choose(conn, view, plan(&query), &query)?;
     let mut merge = Merge::open(conn, &query, &parts, 4_096)?;
     let mut rows = Rows::new(conn, &query, &parts)?;
     let mut count = 0;
@@ -68,33 +75,16 @@ struct Chosen {
     seqs: Vec<u64>,
 }
 
-/// A contiguous stretch of one index, ordered by (time, seq).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A contiguous stretch of one index, ordered by (time, seq), where it lies.
+#[derive(Debug, Clone)]
 enum Run {
-    Author { ns: i64, author: i64, kind: i64, superseded: bool },
-    Kind { ns: i64, kind: i64, superseded: bool },
-    Tag { tag: i64, superseded: bool },
+    /// In the tables.
+    Stored { key: Key, superseded: bool },
+    /// In memory; never superseded.
+    Recent { key: Key, segment: Arc<Segment> },
 }
 
 impl Run {
-    /// Table and condition; the values go in as the first parameters.
-    fn sql(&self) -> (&'static str, Vec<Value>) {
-        match *self {
-            Self::Author { ns, author, kind, superseded } => (
-                "events INDEXED BY events_by_author
-                 WHERE ns = ? AND author = ? AND kind = ? AND superseded = ?",
-                vec![ns.into(), author.into(), kind.into(), superseded.into()],
-            ),
-            Self::Kind { ns, kind, superseded } => (
-                "events INDEXED BY events_by_kind WHERE ns = ? AND kind = ? AND superseded = ?",
-                vec![ns.into(), kind.into(), superseded.into()],
-            ),
-            Self::Tag { tag, superseded } => {
-                ("event_tags WHERE tag = ? AND superseded = ?", vec![tag.into(), superseded.into()])
-            }
-        }
-    }
-
     /// Up to `limit` entries beyond `from`, in order.
     fn read(
         &self,
@@ -103,49 +93,90 @@ impl Run {
         window: Window,
         limit: usize,
     ) -> Result<VecDeque<(u64, u64)>> {
-        let (body, mut values) = self.sql();
-        let (sign, direction) = if window.descending { ("<", "DESC") } else { (">", "ASC") };
-        let beyond = match from {
-            None => String::new(),
-            Some((ns, seq)) => {
-                values.extend([Value::from(ns as i64), Value::from(seq as i64)]);
-                format!(" AND (created_at_ns, seq) {sign} (?, ?)")
+        match self {
+            Self::Stored { key, superseded } => {
+                read_table(conn, (*key, *superseded), from, window, limit)
             }
-        };
-        values.extend([
-            Value::from(window.since_ns as i64),
-            Value::from(window.until_ns as i64),
-            Value::from(limit as i64),
-        ]);
-        let sql = format!(
-            "SELECT created_at_ns, seq FROM {body}{beyond}
-             AND created_at_ns >= ? AND created_at_ns <= ?
-             ORDER BY created_at_ns {direction}, seq {direction} LIMIT ?"
-        );
-        let mut found = conn.prepare_cached(&sql)?;
-        let rows = found.query_map(params_from_iter(values), |row| {
-            Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64))
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+            Self::Recent { key, segment } => Ok(segment.read(*key, from, window, limit)),
+        }
     }
 
     /// Entries of the run, counted no further than `limit`.
     fn count(&self, conn: &Connection, limit: usize) -> Result<usize> {
-        let (body, mut values) = self.sql();
-        values.push(Value::from(limit as i64));
-        let sql = format!("SELECT count(*) FROM (SELECT 1 FROM {body} LIMIT ?)");
-        let count: i64 =
-            conn.prepare_cached(&sql)?.query_row(params_from_iter(values), |row| row.get(0))?;
-        Ok(count as usize)
+        match self {
+            Self::Stored { key, superseded } => {
+                let (body, mut values) = stretch(*key, *superseded);
+                values.push(limit as i64);
+                let sql = format!("SELECT count(*) FROM (SELECT 1 FROM {body} LIMIT ?)");
+                let mut count = conn.prepare_cached(&sql)?;
+                let count: i64 = count.query_row(params_from_iter(values), |row| row.get(0))?;
+                Ok(count as usize)
+            }
+            Self::Recent { key, segment } => {
+                Ok(segment.read(*key, None, Window::ALWAYS, limit).len())
+            }
+        }
     }
+}
+
+/// Table and condition; the values go in as the first parameters.
+fn stretch(key: Key, superseded: bool) -> (&'static str, SmallVec<[i64; 8]>) {
+    let superseded = i64::from(superseded);
+    match key {
+        Key::Id { prefix } => ("event_ids WHERE id_prefix = ?", smallvec![prefix]),
+        Key::Author { ns, author, kind } => (
+            "events_by_author WHERE ns = ? AND author = ? AND kind = ? AND superseded = ?",
+            smallvec![ns, author, kind, superseded],
+        ),
+        Key::Kind { ns, kind } => (
+            "events_by_kind WHERE ns = ? AND kind = ? AND superseded = ?",
+            smallvec![ns, kind, superseded],
+        ),
+        Key::Tag { tag } => {
+            ("event_tags WHERE tag = ? AND superseded = ?", smallvec![tag, superseded])
+        }
+    }
+}
+
+fn read_table(
+    conn: &Connection,
+    (key, superseded): (Key, bool),
+    from: Option<(u64, u64)>,
+    window: Window,
+    limit: usize,
+) -> Result<VecDeque<(u64, u64)>> {
+    let (body, mut values) = stretch(key, superseded);
+    let (sign, direction) = if window.descending { ("<", "DESC") } else { (">", "ASC") };
+    let beyond = match from {
+        None => String::new(),
+        Some((ns, seq)) => {
+            values.extend([ns as i64, seq as i64]);
+            format!(" AND (created_at_ns, seq) {sign} (?, ?)")
+        }
+    };
+    values.extend([window.since_ns as i64, window.until_ns as i64, limit as i64]);
+    let sql = format!(
+        "SELECT created_at_ns, seq FROM {body}{beyond}
+         AND created_at_ns >= ? AND created_at_ns <= ?
+         ORDER BY created_at_ns {direction}, seq {direction} LIMIT ?"
+    );
+    let mut found = conn.prepare_cached(&sql)?;
+    let rows = found.query_map(params_from_iter(values), |row| {
+        Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The stretch of time that a part asks for, and the direction of the walk.
 #[derive(Debug, Clone, Copy)]
-struct Window {
-    since_ns: u64,
-    until_ns: u64,
-    descending: bool,
+pub(super) struct Window {
+    pub since_ns: u64,
+    pub until_ns: u64,
+    pub descending: bool,
+}
+
+impl Window {
+    const ALWAYS: Self = Self { since_ns: 0, until_ns: END_OF_TIME, descending: false };
 }
 
 const END_OF_TIME: u64 = i64::MAX as u64;
@@ -159,7 +190,12 @@ fn window(filter: &Filter, order: Order) -> Window {
 }
 
 /// Resolves names to numbers and takes the smaller of alternatives.
-fn choose(conn: &Connection, parts: Vec<Part>, query: &EventQuery) -> Result<Vec<Chosen>> {
+fn choose(
+    conn: &Connection,
+    view: &View,
+    parts: Vec<Part>,
+    query: &EventQuery,
+) -> Result<Vec<Chosen>> {
     let mut chosen = Vec::with_capacity(parts.len());
     for part in parts {
         let mut runs = Vec::new();
@@ -167,13 +203,13 @@ fn choose(conn: &Connection, parts: Vec<Part>, query: &EventQuery) -> Result<Vec
         match &part.access {
             Access::Ids(ids) => {
                 for id in ids {
-                    seqs.extend(super::log::find_id(conn, id)?);
+                    seqs.extend(super::log::find_id(conn, view.seqs_of_id(id.prefix()), id)?);
                 }
             }
             Access::Index(alternatives) => {
                 let mut best = None;
                 for sources in alternatives {
-                    let candidate = resolve(conn, sources, query.history)?;
+                    let candidate = resolve(conn, view, sources, query.history)?;
                     let size = if alternatives.len() == 1 { 0 } else { size(conn, &candidate)? };
                     if best.as_ref().is_none_or(|(least, _)| size < *least) {
                         best = Some((size, candidate));
@@ -198,79 +234,98 @@ fn size(conn: &Connection, runs: &[Run]) -> Result<usize> {
     Ok(size)
 }
 
-fn resolve(conn: &Connection, sources: &[Source], history: bool) -> Result<Vec<Run>> {
-    let mut runs = Vec::new();
+/// The runs of a union of sources, each once.
+fn resolve(
+    conn: &Connection,
+    view: &View,
+    sources: &[Source],
+    history: bool,
+) -> Result<Vec<Run>> {
+    let mut keys = Vec::new();
     for source in sources {
-        for superseded in [false, true] {
-            if superseded && !history {
-                continue;
-            }
-            resolve_one(conn, source, superseded, &mut runs)?;
-        }
+        resolve_one(conn, view, source, &mut keys)?;
     }
     let mut seen = HashSet::with_hasher(RandomState::default());
-    runs.retain(|run: &Run| seen.insert(run.clone()));
+    keys.retain(|key| seen.insert(*key));
+    let mut runs = Vec::with_capacity(keys.len() * 2);
+    for key in keys {
+        runs.push(Run::Stored { key, superseded: false });
+        if history {
+            runs.push(Run::Stored { key, superseded: true });
+        }
+        let recent = |segment: &Arc<Segment>| Run::Recent { key, segment: segment.clone() };
+        runs.extend(view.segments.iter().map(recent));
+    }
     Ok(runs)
 }
 
 fn resolve_one(
     conn: &Connection,
+    view: &View,
     source: &Source,
-    superseded: bool,
-    runs: &mut Vec<Run>,
+    keys: &mut Vec<Key>,
 ) -> Result<()> {
     match source {
         Source::Tag { ns, name, value } => {
-            runs.push(Run::Tag { tag: tag_hash(ns, name, value), superseded });
+            keys.push(Key::Tag { tag: tag_hash(ns, name, value) });
         }
         Source::Kind { ns, kind } => {
             let Some(ns) = find_namespace(conn, ns)? else { return Ok(()) };
-            let kinds = match kind {
-                Some(kind) => vec![i64::from(*kind)],
-                None => kinds_of(
-                    conn,
-                    "SELECT min(kind) FROM events INDEXED BY events_by_kind
-                     WHERE ns = ?1 AND kind > ?2",
-                    &[ns],
-                )?,
-            };
-            runs.extend(kinds.into_iter().map(|kind| Run::Kind { ns, kind, superseded }));
+            let with = |kind| Key::Kind { ns, kind };
+            match kind {
+                Some(kind) => keys.push(with(i64::from(*kind))),
+                None => {
+                    let sql = "SELECT min(kind) FROM events_by_kind WHERE ns = ?1 AND kind > ?2";
+                    add_kinds(conn, view, sql, &[ns], with, keys)?;
+                }
+            }
         }
         Source::Author { ns, author, kind } => {
             let (Some(ns), Some(author)) = (find_namespace(conn, ns)?, find_author(conn, author)?)
             else {
                 return Ok(());
             };
-            let kinds = match kind {
-                Some(kind) => vec![i64::from(*kind)],
-                None => kinds_of(
-                    conn,
-                    "SELECT min(kind) FROM events INDEXED BY events_by_author
-                     WHERE ns = ?1 AND author = ?2 AND kind > ?3",
-                    &[ns, author],
-                )?,
-            };
-            runs.extend(kinds.into_iter().map(|kind| Run::Author { ns, author, kind, superseded }));
+            let with = |kind| Key::Author { ns, author, kind };
+            match kind {
+                Some(kind) => keys.push(with(i64::from(*kind))),
+                None => {
+                    let sql = "SELECT min(kind) FROM events_by_author
+                               WHERE ns = ?1 AND author = ?2 AND kind > ?3";
+                    add_kinds(conn, view, sql, &[ns, author], with, keys)?;
+                }
+            }
         }
     }
     Ok(())
 }
 
 /// The distinct kinds below a prefix of an index, found by jumping from one to the next.
-fn kinds_of(conn: &Connection, sql: &str, prefix: &[i64]) -> Result<Vec<i64>> {
+fn add_kinds(
+    conn: &Connection,
+    view: &View,
+    sql: &str,
+    prefix: &[i64],
+    with: impl Fn(i64) -> Key,
+    keys: &mut Vec<Key>,
+) -> Result<()> {
     let mut next = conn.prepare_cached(sql)?;
-    let mut kinds = Vec::new();
     let mut last = -1;
     loop {
         let values = prefix.iter().copied().chain([last]);
         match next.query_row(params_from_iter(values), |row| row.get::<_, Option<i64>>(0))? {
-            Some(kind) => {
-                kinds.push(kind);
-                last = kind;
-            }
-            None => return Ok(kinds),
+            Some(kind) => last = kind,
+            None => break,
+        }
+        keys.push(with(last));
+    }
+    for segment in &view.segments {
+        let mut last = -1;
+        while let Some(kind) = segment.kind_after(last, &with) {
+            keys.push(with(kind));
+            last = kind;
         }
     }
+    Ok(())
 }
 
 fn by_time(conn: &Connection, query: &EventQuery, parts: &[Chosen]) -> Result<Page> {
@@ -358,8 +413,8 @@ impl<'a> Merge<'a> {
         let mut time =
             self.conn.prepare_cached("SELECT created_at_ns FROM events WHERE seq = ?1")?;
         for &seq in seqs {
-            let at: i64 = time.query_row([seq as i64], |row| row.get(0))?;
-            found.push((at as u64, seq));
+            let at: Option<i64> = time.query_row([seq as i64], |row| row.get(0)).optional()?;
+            found.extend(at.map(|at| (at as u64, seq)));
         }
         found.sort_unstable();
         if self.descending {
@@ -448,14 +503,19 @@ impl<'a> Rows<'a> {
 }
 
 fn by_seq(conn: &Connection, query: &EventQuery, parts: &[Chosen], head: u64) -> Result<Page> {
-    match few(conn, query, parts)? {
+    match few(conn, query, parts, head)? {
         Some(seqs) => pick(conn, query, parts, seqs),
         None => walk(conn, query, parts, head),
     }
 }
 
-/// All candidates, if they are few enough to be sorted.
-fn few(conn: &Connection, query: &EventQuery, parts: &[Chosen]) -> Result<Option<Vec<u64>>> {
+/// All candidates up to `head`, if they are few enough to be sorted.
+fn few(
+    conn: &Connection,
+    query: &EventQuery,
+    parts: &[Chosen],
+    head: u64,
+) -> Result<Option<Vec<u64>>> {
     let mut seqs = Vec::new();
     for part in parts {
         seqs.extend_from_slice(&part.seqs);
@@ -470,6 +530,7 @@ fn few(conn: &Connection, query: &EventQuery, parts: &[Chosen]) -> Result<Option
     }
     let from = query.from;
     seqs.retain(|&seq| match from {
+        _ if seq > head => false,
         Some(Position::AfterSeq(after)) => seq > after,
         Some(Position::BeforeSeq(before)) => seq < before,
         _ => true,
@@ -505,7 +566,7 @@ const fn seq_position(order: Order, seq: u64) -> Position {
     }
 }
 
-/// Looks at the log itself, in order, until the page is full.
+/// Looks at the log itself up to `head`, in order, until the page is full.
 fn walk(conn: &Connection, query: &EventQuery, parts: &[Chosen], head: u64) -> Result<Page> {
     let narrow = Narrow::of(conn, query, parts)?;
     let mut rows = Rows::new(conn, query, parts)?;
@@ -517,15 +578,15 @@ fn walk(conn: &Connection, query: &EventQuery, parts: &[Chosen], head: u64) -> R
         _ => 0,
     };
     let sql = if descending {
-        "SELECT seq, ns, author, kind, superseded FROM events WHERE seq < ?1
+        "SELECT seq, ns, author, kind, superseded FROM events WHERE seq < ?1 AND seq <= ?3
          ORDER BY seq DESC LIMIT ?2"
     } else {
-        "SELECT seq, ns, author, kind, superseded FROM events WHERE seq > ?1
+        "SELECT seq, ns, author, kind, superseded FROM events WHERE seq > ?1 AND seq <= ?3
          ORDER BY seq LIMIT ?2"
     };
     loop {
         let mut chunk = conn.prepare_cached(sql)?;
-        let mut found = chunk.query(params![at as i64, WALK_CHUNK as i64])?;
+        let mut found = chunk.query(params![at as i64, WALK_CHUNK as i64, head as i64])?;
         let mut seen = 0;
         while let Some(row) = found.next()? {
             seen += 1;
