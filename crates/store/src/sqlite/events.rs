@@ -127,7 +127,9 @@ impl SqliteStore {
 }
 
 fn find(conn: &rusqlite::Connection, view: &View, id: &EventId) -> Result<Option<FoundEvent>> {
-    let Some(seq) = log::find_id(conn, view.seqs_of_id(id.prefix()), id)? else { return Ok(None) };
+    let Some(seq) = log::FindId::prepare(conn)?.find(view.seqs_of_id(id.prefix()), id)? else {
+        return Ok(None);
+    };
     let Some(event) = log::load(conn, seq)? else { return Ok(None) };
     Ok(Some(FoundEvent {
         id: *id,

@@ -20,7 +20,7 @@ use std::{
 
 use ahash::RandomState;
 use relay_proto::{Event, event::Class};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, params};
 
 pub(super) use entries::{Entry, Key, Segment, entries_of};
 
@@ -190,7 +190,8 @@ impl IndexWriter {
         }
         let mut entries = Vec::new();
         entries_of(event, place.seq, numbers, &mut entries);
-        entries.iter().try_for_each(|entry| write_entry(conn, entry, place.superseded))
+        let mut tables = Tables::prepare(conn)?;
+        entries.iter().try_for_each(|entry| tables.write(entry, place.superseded))
     }
 
     /// Writes a part of what is frozen, as large as the transaction's part in what is being collected.
@@ -282,9 +283,8 @@ struct Tail {
 
 fn read_tail(conn: &Connection, after: u64, limit: usize) -> Result<Tail> {
     let mut tail = Tail { entries: Vec::new(), rows: 0, events: 0, through_seq: after };
-    let mut select = conn.prepare(
-        "SELECT seq, ns, author, json FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-    )?;
+    let mut select = conn
+        .prepare("SELECT seq, ns, author, json FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
     let mut rows = select.query(params![after as i64, limit as i64])?;
     while let Some(row) = rows.next()? {
         let seq = row.get::<_, i64>(0)? as u64;
@@ -308,32 +308,49 @@ fn write_entries(
     entries: &[Entry],
     doubtful: &HashSet<u64, RandomState>,
 ) -> Result<()> {
+    let mut tables = Tables::prepare(conn)?;
     for entry in entries {
-        if !doubtful.contains(&entry.seq) || is_stored(conn, entry.seq)? {
-            write_entry(conn, entry, false)?;
+        if doubtful.is_empty() || !doubtful.contains(&entry.seq) || is_stored(conn, entry.seq)? {
+            tables.write(entry, false)?;
         }
     }
     Ok(())
 }
 
-/// Writes one entry; one that is there already stays.
-pub(super) fn write_entry(conn: &Connection, entry: &Entry, superseded: bool) -> Result<()> {
-    let (created_at_ns, seq) = (entry.created_at_ns as i64, entry.seq as i64);
-    match entry.key {
-        Key::Id { prefix } => conn
-            .prepare_cached("INSERT OR IGNORE INTO event_ids VALUES (?1, ?2)")?
-            .execute(params![prefix, seq])?,
-        Key::Author { ns, author, kind } => conn
-            .prepare_cached("INSERT OR IGNORE INTO events_by_author VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-            .execute(params![ns, author, kind, superseded, created_at_ns, seq])?,
-        Key::Kind { ns, kind } => conn
-            .prepare_cached("INSERT OR IGNORE INTO events_by_kind VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![ns, kind, superseded, created_at_ns, seq])?,
-        Key::Tag { tag } => conn
-            .prepare_cached("INSERT OR IGNORE INTO event_tags VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![tag, superseded, created_at_ns, seq])?,
-    };
-    Ok(())
+/// Adds to the index tables.
+pub(super) struct Tables<'a> {
+    ids: CachedStatement<'a>,
+    authors: CachedStatement<'a>,
+    kinds: CachedStatement<'a>,
+    tags: CachedStatement<'a>,
+}
+
+impl<'a> Tables<'a> {
+    pub fn prepare(conn: &'a Connection) -> Result<Self> {
+        let add = |table: &str| conn.prepare_cached(&format!("INSERT OR IGNORE INTO {table}"));
+        Ok(Self {
+            ids: add("event_ids VALUES (?1, ?2)")?,
+            authors: add("events_by_author VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?,
+            kinds: add("events_by_kind VALUES (?1, ?2, ?3, ?4, ?5)")?,
+            tags: add("event_tags VALUES (?1, ?2, ?3, ?4)")?,
+        })
+    }
+
+    /// Writes one entry; one that is there already stays.
+    pub fn write(&mut self, entry: &Entry, superseded: bool) -> Result<()> {
+        let (created_at_ns, seq) = (entry.created_at_ns as i64, entry.seq as i64);
+        match entry.key {
+            Key::Id { prefix } => self.ids.execute(params![prefix, seq])?,
+            Key::Author { ns, author, kind } => {
+                self.authors.execute(params![ns, author, kind, superseded, created_at_ns, seq])?
+            }
+            Key::Kind { ns, kind } => {
+                self.kinds.execute(params![ns, kind, superseded, created_at_ns, seq])?
+            }
+            Key::Tag { tag } => self.tags.execute(params![tag, superseded, created_at_ns, seq])?,
+        };
+        Ok(())
+    }
 }
 
 /// Deletes one entry from its table.
@@ -366,8 +383,7 @@ pub(super) fn delete_entry(conn: &Connection, entry: &Entry, superseded: bool) -
 }
 
 fn is_stored(conn: &Connection, seq: u64) -> Result<bool> {
-    let mut row = conn.prepare_cached("SELECT 1 FROM events WHERE seq = ?1")?;
-    Ok(row.query_row([seq as i64], |_| Ok(())).optional()?.is_some())
+    Ok(conn.prepare_cached("SELECT 1 FROM events WHERE seq = ?1")?.exists([seq as i64])?)
 }
 
 /// Fills the index tables anew from a log that was copied, except for tags, which are copied as they are.

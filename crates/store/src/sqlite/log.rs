@@ -4,36 +4,45 @@ use std::collections::HashMap;
 
 use ahash::RandomState;
 use relay_proto::{Event, EventId, Namespace};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::{
     dictionary::Dictionary,
-    index::{IndexWriter, Place, Recent, delete_entry, entries_of, write_entry},
+    index::{IndexWriter, Place, Recent, Tables, delete_entry, entries_of},
 };
 use crate::{
-    batch::{Batch, Coordinate, Head, NewRow},
+    batch::{Batch, Coordinate, Head},
     error::{Result, StoreError},
+    event::Committed,
 };
 
-/// The `seq` of an event that is stored already; `recent` are those in memory that may have the id.
-pub(super) fn find_id(
-    conn: &Connection,
-    recent: impl Iterator<Item = u64>,
-    id: &EventId,
-) -> Result<Option<u64>> {
-    for seq in recent {
-        let mut row = conn.prepare_cached("SELECT 1 FROM events WHERE seq = ?1 AND id = ?2")?;
-        if row.exists(params![seq as i64, id.as_bytes()])? {
-            return Ok(Some(seq));
-        }
+/// Finds events by id.
+pub(super) struct FindId<'a> {
+    by_id: CachedStatement<'a>,
+    by_seq: CachedStatement<'a>,
+}
+
+impl<'a> FindId<'a> {
+    pub fn prepare(conn: &'a Connection) -> Result<Self> {
+        Ok(Self {
+            by_id: conn.prepare_cached(
+                "SELECT event_ids.seq FROM event_ids CROSS JOIN events ON events.seq = event_ids.seq
+                 WHERE event_ids.id_prefix = ?1 AND events.id = ?2",
+            )?,
+            by_seq: conn.prepare_cached("SELECT 1 FROM events WHERE seq = ?1 AND id = ?2")?,
+        })
     }
-    let mut found = conn.prepare_cached(
-        "SELECT seq FROM event_ids JOIN events USING (seq) WHERE event_ids.id_prefix = ?1 AND id = ?2",
-    )?;
-    Ok(found
-        .query_row(params![id.prefix(), id.as_bytes()], |row| row.get::<_, i64>(0))
-        .optional()?
-        .map(|seq| seq as u64))
+
+    /// The `seq` of an event that is stored already; `recent` are those in memory that may have the id.
+    pub fn find(&mut self, recent: impl Iterator<Item = u64>, id: &EventId) -> Result<Option<u64>> {
+        for seq in recent {
+            if self.by_seq.exists(params![seq as i64, id.as_bytes()])? {
+                return Ok(Some(seq));
+            }
+        }
+        let mut rows = self.by_id.query(params![id.prefix(), id.as_bytes()])?;
+        Ok(rows.next()?.map(|row| row.get::<_, i64>(0)).transpose()?.map(|seq| seq as u64))
+    }
 }
 
 /// The latest version of a coordinate.
@@ -69,9 +78,10 @@ pub(super) fn look_up<'a>(
 ) -> Result<Batch> {
     let mut known = HashMap::with_hasher(RandomState::default());
     let mut heads = HashMap::with_hasher(RandomState::default());
+    let mut ids = FindId::prepare(conn)?;
     for event in events {
         let id = event.id();
-        if let Some(seq) = find_id(conn, index.seqs_of_id(id.prefix()), &id)? {
+        if let Some(seq) = ids.find(index.seqs_of_id(id.prefix()), &id)? {
             known.insert(id, seq);
         }
         if let Some(coordinate) = Coordinate::of(event)
@@ -94,9 +104,20 @@ pub(super) fn write(
         supersede(conn, seq)?;
     }
     let mut sums: HashMap<&Namespace, (i64, i64), RandomState> = HashMap::default();
+    let mut log = conn.prepare_cached(
+        "INSERT INTO events (seq, id, id_prefix, ns, author, kind, superseded,
+                             created_at_ns, received_at_ns, expires_at_s, json)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?;
     for row in &batch.rows {
         let event = &row.committed.event;
-        let place = insert(conn, names, row)?;
+        let place = Place {
+            seq: row.committed.seq,
+            ns: names.namespace(conn, event.namespace())?,
+            author: names.author(conn, &event.pubkey())?,
+            superseded: row.superseded,
+        };
+        append(&mut log, &row.committed, place)?;
         index.add(conn, event, place)?;
         let sum = sums.entry(event.namespace()).or_default();
         sum.0 += 1;
@@ -115,35 +136,23 @@ pub(super) fn write(
     index.write_some(conn)
 }
 
-fn insert(conn: &Connection, names: &mut Dictionary, row: &NewRow) -> Result<Place> {
-    let committed = &row.committed;
+fn append(log: &mut CachedStatement<'_>, committed: &Committed, place: Place) -> Result<()> {
     let event = &committed.event;
     let id = event.id();
-    let place = Place {
-        seq: committed.seq,
-        ns: names.namespace(conn, event.namespace())?,
-        author: names.author(conn, &event.pubkey())?,
-        superseded: row.superseded,
-    };
-    conn.prepare_cached(
-        "INSERT INTO events (seq, id, id_prefix, ns, author, kind, superseded,
-                             created_at_ns, received_at_ns, expires_at_s, json)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-    )?
-    .execute(params![
+    log.execute(params![
         place.seq as i64,
         id.as_bytes(),
         id.prefix(),
         place.ns,
         place.author,
         event.kind(),
-        row.superseded,
+        place.superseded,
         event.created_at_ns() as i64,
         committed.received_at_ns as i64,
         event.expires_at_s().map(|s| s as i64),
         &event.json()[..],
     ])?;
-    Ok(place)
+    Ok(())
 }
 
 fn write_head(
@@ -176,9 +185,10 @@ fn supersede(conn: &Connection, seq: u64) -> Result<()> {
         .execute([seq as i64])?;
     let mut entries = Vec::new();
     entries_of(&event, seq, numbers, &mut entries);
+    let mut tables = Tables::prepare(conn)?;
     for entry in entries.iter().filter(|entry| entry.key.knows_superseded()) {
         delete_entry(conn, entry, false)?;
-        write_entry(conn, entry, true)?;
+        tables.write(entry, true)?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use smallvec::{SmallVec, smallvec};
 use super::{
     dictionary::{find_author, find_namespace},
     index::{Key, Segment, View},
+    log::FindId,
 };
 use crate::{
     error::{Result, StoreError},
@@ -32,13 +33,13 @@ const WALK_CHUNK: usize = 4_096;
 /// Answers one page. The view was taken before.
 pub(super) fn page(conn: &Connection, view: &View, query: &EventQuery) -> Result<Page> {
     // One read transaction, so that all statements see the same log.
-    let snapshot = conn.unchecked_transaction()?;
+    let snapshot = Snapshot::begin(conn)?;
     let parts = choose(conn, view, plan(query), query)?;
     let page = match query.order {
         Order::Seq | Order::SeqDescending => by_seq(conn, query, &parts, view.through_seq)?,
         Order::Time | Order::TimeDescending => by_time(conn, query, &parts)?,
     };
-    snapshot.commit()?;
+    drop(snapshot);
     let through_seq = if page.next.is_none() { view.through_seq } else { page.through_seq };
     Ok(Page { through_seq, ..page })
 }
@@ -48,7 +49,7 @@ pub(super) fn count(conn: &Connection, view: &View, query: &EventQuery) -> Resul
     let mut query = query.clone();
     query.order = Order::TimeDescending;
     query.from = None;
-    let snapshot = conn.unchecked_transaction()?;
+    let snapshot = Snapshot::begin(conn)?;
     let parts = choose(conn, view, plan(&query), &query)?;
     let mut merge = Merge::open(conn, &query, &parts, 4_096)?;
     let mut rows = Rows::new(conn, &query, &parts)?;
@@ -56,8 +57,27 @@ pub(super) fn count(conn: &Connection, view: &View, query: &EventQuery) -> Resul
     while let Some((_, seq)) = merge.next()? {
         count += u64::from(rows.wanted(seq)?);
     }
-    snapshot.commit()?;
+    drop(snapshot);
     Ok(count)
+}
+
+/// A read transaction by statements that are prepared once.
+struct Snapshot<'a>(&'a Connection);
+
+impl<'a> Snapshot<'a> {
+    fn begin(conn: &'a Connection) -> Result<Self> {
+        conn.prepare_cached("BEGIN")?.execute([])?;
+        Ok(Self(conn))
+    }
+}
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        let ended = self.0.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+        if let Err(error) = ended {
+            tracing::error!(%error, "a read transaction did not end");
+        }
+    }
 }
 
 /// The `seq` of the newest event, 0 where there is none.
@@ -85,6 +105,10 @@ enum Run {
 }
 
 impl Run {
+    fn is_stored(&self) -> bool {
+        matches!(self, Self::Stored { .. })
+    }
+
     /// Up to `limit` entries beyond `from`, in order.
     fn read(
         &self,
@@ -202,8 +226,9 @@ fn choose(
         let mut seqs = Vec::new();
         match &part.access {
             Access::Ids(ids) => {
+                let mut stored = FindId::prepare(conn)?;
                 for id in ids {
-                    seqs.extend(super::log::find_id(conn, view.seqs_of_id(id.prefix()), id)?);
+                    seqs.extend(stored.find(view.seqs_of_id(id.prefix()), id)?);
                 }
             }
             Access::Index(alternatives) => {
@@ -235,12 +260,7 @@ fn size(conn: &Connection, runs: &[Run]) -> Result<usize> {
 }
 
 /// The runs of a union of sources, each once.
-fn resolve(
-    conn: &Connection,
-    view: &View,
-    sources: &[Source],
-    history: bool,
-) -> Result<Vec<Run>> {
+fn resolve(conn: &Connection, view: &View, sources: &[Source], history: bool) -> Result<Vec<Run>> {
     let mut keys = Vec::new();
     for source in sources {
         resolve_one(conn, view, source, &mut keys)?;
@@ -259,12 +279,7 @@ fn resolve(
     Ok(runs)
 }
 
-fn resolve_one(
-    conn: &Connection,
-    view: &View,
-    source: &Source,
-    keys: &mut Vec<Key>,
-) -> Result<()> {
+fn resolve_one(conn: &Connection, view: &View, source: &Source, keys: &mut Vec<Key>) -> Result<()> {
     match source {
         Source::Tag { ns, name, value } => {
             keys.push(Key::Tag { tag: tag_hash(ns, name, value) });
@@ -356,13 +371,18 @@ struct Merge<'a> {
     heap: BinaryHeap<Entry>,
     chunk: usize,
     last: Option<(u64, u64)>,
+    /// The lane of the last entry: its next is not in the heap yet.
+    taken: Option<usize>,
     descending: bool,
 }
 
 struct Lane {
-    run: Option<Run>,
+    /// Where to read on when nothing is ahead; `None` where all was read.
+    more: Option<Run>,
     window: Window,
     ahead: VecDeque<(u64, u64)>,
+    /// The last place taken.
+    last: Option<(u64, u64)>,
 }
 
 /// Greatest first: the time and seq, negated for ascending walks.
@@ -382,24 +402,28 @@ impl<'a> Merge<'a> {
             _ => None,
         };
         let total: usize = parts.iter().map(|part| part.runs.len()).sum();
-        let chunk = (wanted * 2 / total.max(1)).clamp(wanted.min(16), wanted);
+        let stored = |part: &Chosen| part.runs.iter().filter(|run| run.is_stored()).count();
+        let stored: usize = parts.iter().map(stored).sum();
+        let chunk = (wanted * 2 / stored.max(1)).clamp(wanted.min(16), wanted);
         let mut merge = Self {
             conn,
             lanes: Vec::with_capacity(total),
             heap: BinaryHeap::with_capacity(total),
             chunk,
             last: None,
+            taken: None,
             descending,
         };
         for part in parts {
             let window = window(&part.filter, query.order);
             for run in &part.runs {
                 let ahead = run.read(conn, from, window, chunk)?;
-                merge.lanes.push(Lane { run: Some(run.clone()), window, ahead });
+                let more = (ahead.len() == chunk).then(|| run.clone());
+                merge.lanes.push(Lane { more, window, ahead, last: from });
             }
             if !part.seqs.is_empty() {
                 let ahead = merge.found_by_id(&part.seqs, from)?;
-                merge.lanes.push(Lane { run: None, window, ahead });
+                merge.lanes.push(Lane { more: None, window, ahead, last: from });
             }
         }
         for lane in 0..merge.lanes.len() {
@@ -427,15 +451,19 @@ impl<'a> Merge<'a> {
         Ok(found.into())
     }
 
-    /// Puts the next entry of a lane into the heap, reading on where the lane ran dry.
+    /// Puts the next entry of a lane into the heap, reading on where nothing is ahead.
     fn push(&mut self, index: usize) -> Result<()> {
         let lane = &mut self.lanes[index];
-        if let Some(at) = lane.ahead.pop_front() {
-            if lane.ahead.is_empty()
-                && let Some(run) = &lane.run
-            {
-                lane.ahead = run.read(self.conn, Some(at), lane.window, self.chunk)?;
+        if lane.ahead.is_empty()
+            && let Some(run) = &lane.more
+        {
+            lane.ahead = run.read(self.conn, lane.last, lane.window, self.chunk)?;
+            if lane.ahead.len() < self.chunk {
+                lane.more = None;
             }
+        }
+        if let Some(at) = lane.ahead.pop_front() {
+            lane.last = Some(at);
             let rank = i128::from(at.0) << 64 | i128::from(at.1);
             self.heap.push(Entry(if self.descending { rank } else { -rank }, index, at));
         }
@@ -443,13 +471,17 @@ impl<'a> Merge<'a> {
     }
 
     fn next(&mut self) -> Result<Option<(u64, u64)>> {
-        while let Some(Entry(_, lane, at)) = self.heap.pop() {
-            self.push(lane)?;
+        loop {
+            // Only when more is wanted: the last of a page need not be followed by anything.
+            if let Some(lane) = self.taken.take() {
+                self.push(lane)?;
+            }
+            let Some(Entry(_, lane, at)) = self.heap.pop() else { return Ok(None) };
+            self.taken = Some(lane);
             if self.last.replace(at) != Some(at) {
                 return Ok(Some(at));
             }
         }
-        Ok(None)
     }
 }
 

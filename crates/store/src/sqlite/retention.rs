@@ -93,16 +93,11 @@ fn oldest_bytes(conn: &Connection, ns: i64, excess: i64, limit: usize) -> Result
 }
 
 /// Superseded versions beyond the newest `keep` of their coordinate.
-fn compact(
-    conn: &Connection,
-    recent: &Recent,
-    ns: i64,
-    keep: u64,
-    limit: usize,
-) -> Result<usize> {
+fn compact(conn: &Connection, recent: &Recent, ns: i64, keep: u64, limit: usize) -> Result<usize> {
     let mut candidates = conn.prepare_cached(
-        "SELECT seq, author, kind FROM events_by_kind JOIN events USING (seq, ns, kind, superseded)
-         WHERE ns = ?1 AND kind BETWEEN 10000 AND 39999 AND superseded = 1",
+        "SELECT old.seq, events.author, events.kind
+         FROM events_by_kind AS old CROSS JOIN events ON events.seq = old.seq
+         WHERE old.ns = ?1 AND old.kind BETWEEN 10000 AND 39999 AND old.superseded = 1",
     )?;
     let mut rows = candidates.query([ns])?;
     let mut gone = Vec::new();

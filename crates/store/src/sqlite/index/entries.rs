@@ -130,9 +130,10 @@ const KINDS_END: i64 = 1 << 16;
 fn is_range(low: Bound<Entry>, high: Bound<Entry>) -> bool {
     match (low, high) {
         (Bound::Included(low), Bound::Included(high)) => low <= high,
-        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => {
-            low < high
-        }
+        (
+            Bound::Included(low) | Bound::Excluded(low),
+            Bound::Included(high) | Bound::Excluded(high),
+        ) => low < high,
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
     }
 }
@@ -147,7 +148,11 @@ mod tests {
         let segment = Segment::default();
         let at = |created_at_ns, seq| Entry { key: KEY, created_at_ns, seq };
         segment.extend([at(10, 1), at(10, 2), at(20, 3), at(30, 4)]);
-        segment.extend([4, 6].map(|tag| Entry { key: Key::Tag { tag }, created_at_ns: 15, seq: 9 }));
+        segment.extend([4, 6].map(|tag| Entry {
+            key: Key::Tag { tag },
+            created_at_ns: 15,
+            seq: 9,
+        }));
         segment
     }
 
