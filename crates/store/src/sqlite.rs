@@ -295,6 +295,7 @@ fn open_connection(path: &Path, role: Role) -> Result<Connection> {
     conn.pragma_update(None, "cache_size", -cache_kib)?;
     if role == Role::Reader {
         conn.pragma_update(None, "mmap_size", 1_i64 << 30)?;
+        rusqlite::vtab::array::load_module(&conn)?;
     }
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(conn)

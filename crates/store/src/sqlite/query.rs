@@ -2,12 +2,15 @@
 
 use std::{
     collections::{BinaryHeap, HashSet, VecDeque},
+    rc::Rc,
     sync::Arc,
 };
 
 use ahash::RandomState;
 use relay_proto::{Event, Filter, Namespace, NodeId, Position};
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{
+    CachedStatement, Connection, OptionalExtension, params, params_from_iter, types::Value,
+};
 use smallvec::{SmallVec, smallvec};
 
 use super::{
@@ -27,6 +30,8 @@ use crate::{
 const SORTABLE: usize = 20_000;
 /// Entries counted when choosing between alternatives.
 const PROBE: usize = 2_000;
+/// Rows fetched at once while counting.
+const COUNTED_AT_ONCE: usize = 256;
 /// Rows of the log looked at between two looks at the deadline.
 const WALK_CHUNK: usize = 4_096;
 
@@ -54,8 +59,15 @@ pub(super) fn count(conn: &Connection, view: &View, query: &EventQuery) -> Resul
     let mut merge = Merge::open(conn, &query, &parts, 4_096)?;
     let mut rows = Rows::new(conn, &query, &parts)?;
     let mut count = 0;
-    while let Some((_, seq)) = merge.next()? {
-        count += u64::from(rows.wanted(seq)?);
+    let mut found = Vec::new();
+    loop {
+        let seqs = merge.take(COUNTED_AT_ONCE)?;
+        if seqs.is_empty() {
+            break;
+        }
+        rows.fetch(&seqs, &mut found)?;
+        count += found.len() as u64;
+        found.clear();
     }
     drop(snapshot);
     Ok(count)
@@ -347,21 +359,21 @@ fn by_time(conn: &Connection, query: &EventQuery, parts: &[Chosen]) -> Result<Pa
     let mut merge = Merge::open(conn, query, parts, query.limit + 1)?;
     let mut rows = Rows::new(conn, query, parts)?;
     let mut page = Page::default();
-    let mut last = (0, 0);
-    while let Some(at) = merge.next()? {
-        if let Some(event) = rows.event(at.1)? {
-            if page.events.len() == query.limit {
-                page.next = Some(match query.order {
-                    Order::Time => Position::AfterTime(last.0, last.1),
-                    _ => Position::BeforeTime(last.0, last.1),
-                });
-                break;
-            }
-            page.events.push(event);
-            last = at;
+    loop {
+        let seqs = merge.take(query.limit + 1 - page.events.len())?;
+        if seqs.is_empty() {
+            return Ok(page);
+        }
+        rows.fetch(&seqs, &mut page.events)?;
+        if page.events.len() > query.limit {
+            page.events.truncate(query.limit);
+            page.next = page.events.last().map(|last| match query.order {
+                Order::Time => Position::AfterTime(last.created_at_ns, last.seq),
+                _ => Position::BeforeTime(last.created_at_ns, last.seq),
+            });
+            return Ok(page);
         }
     }
-    Ok(page)
 }
 
 /// The runs of all parts as one, each event once.
@@ -470,6 +482,17 @@ impl<'a> Merge<'a> {
         Ok(())
     }
 
+    /// Up to `count` further events, in order.
+    fn take(&mut self, count: usize) -> Result<Vec<u64>> {
+        let mut seqs = Vec::with_capacity(count);
+        while seqs.len() < count
+            && let Some((_, seq)) = self.next()?
+        {
+            seqs.push(seq);
+        }
+        Ok(seqs)
+    }
+
     fn next(&mut self) -> Result<Option<(u64, u64)>> {
         loop {
             // Only when more is wanted: the last of a page need not be followed by anything.
@@ -487,7 +510,7 @@ impl<'a> Merge<'a> {
 
 /// Fetches rows and drops those that the indexes could not rule out.
 struct Rows<'a> {
-    row: CachedStatement<'a>,
+    select: CachedStatement<'a>,
     query: &'a EventQuery,
     parts: &'a [Chosen],
     /// One filter that the index answers in full: rows need no further look.
@@ -497,41 +520,42 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn new(conn: &'a Connection, query: &'a EventQuery, parts: &'a [Chosen]) -> Result<Self> {
         let covered = parts.len() == 1 && covered(&parts[0].filter);
-        let row = conn.prepare_cached(
-            "SELECT created_at_ns, expires_at_s, superseded, json FROM events WHERE seq = ?1",
+        // All rows of a page by one statement: one for each would cost as much as the row. A cross join keeps the order.
+        let select = conn.prepare_cached(
+            "SELECT seq, created_at_ns, expires_at_s, superseded, json
+             FROM rarray(?1) AS wanted CROSS JOIN events ON seq = wanted.value",
         )?;
-        Ok(Self { row, query, parts, covered })
+        Ok(Self { select, query, parts, covered })
     }
 
-    fn event(&mut self, seq: u64) -> Result<Option<StoredEvent>> {
-        let now_s = self.query.now_s;
-        let history = self.query.history;
-        let mut rows = self.row.query(params![seq as i64])?;
-        let Some(row) = rows.next()? else { return Ok(None) };
-        let expires: Option<i64> = row.get(1)?;
-        let superseded: bool = row.get(2)?;
-        if expires.is_some_and(|at| at as u64 <= now_s) || superseded && !history {
-            return Ok(None);
+    /// Adds those of the events that are wanted to `to`, in their order.
+    fn fetch(&mut self, seqs: &[u64], to: &mut Vec<StoredEvent>) -> Result<()> {
+        let (now_s, history) = (self.query.now_s, self.query.history);
+        let wanted: Vec<Value> = seqs.iter().map(|&seq| Value::from(seq as i64)).collect();
+        let (covered, parts) = (self.covered, self.parts);
+        let mut rows = self.select.query([Rc::new(wanted)])?;
+        while let Some(row) = rows.next()? {
+            let seq = row.get::<_, i64>(0)? as u64;
+            let expires: Option<i64> = row.get(2)?;
+            let superseded: bool = row.get(3)?;
+            if expires.is_some_and(|at| at as u64 <= now_s) || superseded && !history {
+                continue;
+            }
+            let json = row.get_ref(4)?.as_blob().map_err(|e| StoreError::Corrupt(e.to_string()))?;
+            let json = bytes::Bytes::copy_from_slice(json);
+            if covered || matches(parts, seq, &json)? {
+                let created_at_ns = row.get::<_, i64>(1)? as u64;
+                to.push(StoredEvent { seq, created_at_ns, json });
+            }
         }
-        let json = row.get_ref(3)?.as_blob().map_err(|e| StoreError::Corrupt(e.to_string()))?;
-        let json = bytes::Bytes::copy_from_slice(json);
-        let created_at_ns = row.get::<_, i64>(0)? as u64;
-        drop(rows);
-        if !self.covered && !self.matches(seq, &json)? {
-            return Ok(None);
-        }
-        Ok(Some(StoredEvent { seq, created_at_ns, json }))
+        Ok(())
     }
+}
 
-    fn wanted(&mut self, seq: u64) -> Result<bool> {
-        Ok(self.event(seq)?.is_some())
-    }
-
-    fn matches(&self, seq: u64, json: &bytes::Bytes) -> Result<bool> {
-        let event = Event::from_stored(json.clone())
-            .map_err(|error| StoreError::Corrupt(format!("event {seq}: {error}")))?;
-        Ok(self.parts.iter().any(|part| part.filter.matches(&event)))
-    }
+fn matches(parts: &[Chosen], seq: u64, json: &bytes::Bytes) -> Result<bool> {
+    let event = Event::from_stored(json.clone())
+        .map_err(|error| StoreError::Corrupt(format!("event {seq}: {error}")))?;
+    Ok(parts.iter().any(|part| part.filter.matches(&event)))
 }
 
 fn by_seq(conn: &Connection, query: &EventQuery, parts: &[Chosen], head: u64) -> Result<Page> {
@@ -578,16 +602,18 @@ fn few(
 fn pick(conn: &Connection, query: &EventQuery, parts: &[Chosen], seqs: Vec<u64>) -> Result<Page> {
     let mut rows = Rows::new(conn, query, parts)?;
     let mut page = Page::default();
-    for seq in seqs {
-        if let Some(event) = rows.event(seq)? {
-            if page.events.len() == query.limit {
-                page.next = page.events.last().map(|last| seq_position(query.order, last.seq));
-                break;
-            }
-            page.through_seq = seq;
-            page.events.push(event);
+    let mut seqs = &seqs[..];
+    while !seqs.is_empty() {
+        let (some, others) = seqs.split_at(seqs.len().min(query.limit + 1 - page.events.len()));
+        seqs = others;
+        rows.fetch(some, &mut page.events)?;
+        if page.events.len() > query.limit {
+            page.events.truncate(query.limit);
+            page.next = page.events.last().map(|last| seq_position(query.order, last.seq));
+            break;
         }
     }
+    page.through_seq = page.events.last().map_or(0, |last| last.seq);
     Ok(page)
 }
 
@@ -626,8 +652,7 @@ fn walk(conn: &Connection, query: &EventQuery, parts: &[Chosen], head: u64) -> R
             if !narrow.passes(row)? {
                 continue;
             }
-            let Some(event) = rows.event(at)? else { continue };
-            page.events.push(event);
+            rows.fetch(&[at], &mut page.events)?;
             page.through_seq = at;
             if page.events.len() == query.limit {
                 page.next = Some(seq_position(query.order, at));
