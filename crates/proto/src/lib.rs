@@ -6,6 +6,7 @@
 //! - [`address`], [`call`]: where a service is, what a call of it is, who may
 //! - [`auth`]: proofs, tokens, signed requests
 //! - [`lease`]: the rules of locks
+//! - [`link`]: what relays say to each other
 //! - [`frame`], [`error`]: the one frame, the one error
 
 pub mod address;
@@ -18,6 +19,7 @@ pub mod filter;
 pub mod frame;
 pub mod key;
 pub mod lease;
+pub mod link;
 pub mod name;
 
 pub use address::{Address, NodeAddress, RelayId, ServiceName};
