@@ -22,16 +22,20 @@ use relay_store::{
     Clock, CommitObserver, Committed, Order, PostgresOptions, PostgresStore, SqliteOptions,
     SqliteStore, Store, StoreError, WriteStats,
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Backend, Config},
     connections::Connections,
+    federation::{Federated, Parts},
     gate::{Everything, PolicyGate},
     identity::{Identity, IdentityError},
     maintenance,
     metrics::Metrics,
     node::Node,
+    reload::Live,
+    services::{Outside, Services},
     settings,
 };
 
@@ -46,6 +50,8 @@ pub enum StartError {
     DataDir { path: String, source: std::io::Error },
     #[error("the configuration cannot be used: {0}")]
     Setting(String),
+    #[error("what services keep cannot be opened: {0}")]
+    Actors(String),
     #[error("no thread could be started: {0}")]
     Thread(std::io::Error),
     #[error("stored events cannot be read: {0}")]
@@ -71,6 +77,7 @@ impl Node {
             held: held.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
+            newest: watch::Sender::new(0),
             later: OnceLock::new(),
         });
         let store = open_store(&config, &clock, &commits).await?;
@@ -94,15 +101,42 @@ impl Node {
         load_quotas(&store, &quotas).await?;
         // Nothing is committed before this: no door is open yet.
         let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
+        let locks = Arc::new(Locks::new(store.clone(), held));
+        let event_limits = settings::event_limits(&config);
+        let outside = |router| Outside {
+            router,
+            events: events.clone(),
+            locks: locks.clone(),
+            policy: policy.clone(),
+            quotas: quotas.clone(),
+            clock: clock.clone(),
+            event_limits,
+            key: identity.key.clone(),
+            lane: events.lane(),
+            committed: commits.newest.subscribe(),
+        };
+        let services =
+            Services::open(&config, &identity.relay_id, &dir, outside, clock.clone()).await?;
         let sessions = settings::sessions(&config, &identity.relay_id);
         let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
+        let federated = Federated::start(Parts {
+            config: &config,
+            identity: &identity,
+            dir: &dir,
+            router: services.router.clone(),
+            sessions: sessions.clone(),
+            clock: clock.clone(),
+        })?;
         let node = Arc::new(Self {
-            locks: Locks::new(store.clone(), held),
-            event_limits: settings::event_limits(&config),
+            locks,
+            services: Arc::new(services),
+            federated: Arc::new(federated),
             started_at_ns: clock.wall_ns(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             draining: Default::default(),
+            stop_asked: watch::Sender::new(None),
+            live: Live::new(config.clone()),
             config,
             identity,
             clock,
@@ -121,9 +155,16 @@ impl Node {
         let (audit, stop) = (node.audit.clone(), node.stop.clone());
         node.tasks.spawn(async move { audit.run(stop).await });
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
+        if let Err(error) = node.services.start_configured(&node.config).await {
+            node.close(START_GRACE).await;
+            return Err(error);
+        }
         Ok(node)
     }
 }
+
+/// Time for what was started already, where the rest cannot be.
+const START_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 async fn open_store(
     config: &Config,
@@ -236,6 +277,8 @@ struct Commits {
     held: Arc<HeldCounts>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
+    /// The newest `seq`, for readers that wait at the end of the log.
+    newest: watch::Sender<u64>,
     later: OnceLock<Later>,
 }
 
@@ -251,6 +294,9 @@ impl CommitObserver for Commits {
         if let Some(later) = self.later.get() {
             later.events.committed(events);
             later.fanout.committed(events);
+        }
+        if let Some(last) = events.last() {
+            self.newest.send_replace(last.seq);
         }
         self.metrics.committed(events, self.clock.wall_ns());
     }

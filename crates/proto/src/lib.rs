@@ -7,10 +7,12 @@
 //! - [`auth`]: proofs, tokens, signed requests
 //! - [`lease`]: the rules of locks
 //! - [`link`]: what relays say to each other
+//! - [`registry`], [`balance`], [`route`]: what lives where in the federation, which instance, which way
 //! - [`frame`], [`error`]: the one frame, the one error
 
 pub mod address;
 pub mod auth;
+pub mod balance;
 pub mod call;
 pub mod cursor;
 pub mod error;
@@ -21,6 +23,8 @@ pub mod key;
 pub mod lease;
 pub mod link;
 pub mod name;
+pub mod registry;
+pub mod route;
 
 pub use address::{Address, NodeAddress, RelayId, ServiceName};
 pub use call::{Call, CallError, Caller};
@@ -30,3 +34,4 @@ pub use event::{Event, EventError, EventLimits, RawEvent, SigningKey};
 pub use filter::Filter;
 pub use key::{EventId, NodeId};
 pub use name::Namespace;
+pub use registry::ServiceRecord;

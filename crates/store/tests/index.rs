@@ -130,17 +130,28 @@ async fn indexes_of_an_older_schema_become_tables() {
     }
     store.close().await;
     drop(store);
-    Connection::open(dir.path().join("relay.db"))
-        .unwrap()
-        .execute_batch(
-            "DROP TABLE event_ids; DROP TABLE events_by_author; DROP TABLE events_by_kind;
-             CREATE INDEX events_by_id ON events (id_prefix);
-             CREATE INDEX events_by_author ON events (ns, author, kind, superseded, created_at_ns);
-             CREATE INDEX events_by_kind ON events (ns, kind, superseded, created_at_ns);
-             DELETE FROM meta WHERE key = 'indexed_seq';
-             PRAGMA user_version = 3",
-        )
-        .unwrap();
+    let now = dir.path().join("relay.db");
+    let old = dir.path().join("old.db");
+    let conn = Connection::open(&old).unwrap();
+    for step in [
+        include_str!("../migrations/sqlite/V1__events.sql"),
+        include_str!("../migrations/sqlite/V2__leases.sql"),
+        include_str!("../migrations/sqlite/V3__sessions.sql"),
+    ] {
+        conn.execute_batch(step).unwrap();
+    }
+    conn.execute("ATTACH ?1 AS now", [now.to_str().unwrap()]).unwrap();
+    for table in ["namespaces", "authors", "events", "event_tags", "heads"] {
+        let copy = format!("INSERT INTO main.{table} SELECT * FROM now.{table}");
+        assert!(conn.execute(&copy, []).unwrap() > 0);
+    }
+    conn.execute_batch(
+        "INSERT INTO main.meta SELECT * FROM now.meta WHERE key = 'log_id'; DETACH now;
+         PRAGMA user_version = 3",
+    )
+    .unwrap();
+    drop(conn);
+    std::fs::rename(&old, &now).unwrap();
     let store = open(dir.path(), 10).await;
     for (query, before) in asked.into_iter().zip(before) {
         assert_eq!(store.page(query).await.unwrap().events, before);

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     error::{Result, StoreError},
+    schema::LOCKS_THROUGH,
     sqlite::{exclusive, rebuild_indexes},
 };
 
@@ -108,7 +109,14 @@ impl Target {
     }
 
     pub fn finish(self) -> Result<()> {
+        // The tables that only this store has are made anew from what was copied.
         rebuild_indexes(&self.conn)?;
+        self.conn.execute(
+            "INSERT INTO lock_history_index (lock, history_id)
+             SELECT lock, id FROM lock_history
+             WHERE id <= (SELECT value FROM meta WHERE key = ?1) ORDER BY lock, id",
+            [LOCKS_THROUGH],
+        )?;
         self.conn.execute("DELETE FROM meta WHERE key = ?1", [UNFINISHED])?;
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         Ok(())
