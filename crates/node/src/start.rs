@@ -187,6 +187,7 @@ async fn open_store(
                 readers: parallelism().clamp(2, 4),
                 lease_limits,
                 backup_before_migrate: config.store.backup_before_migrate,
+                index_every: None,
             };
             Ok(Store::Sqlite(SqliteStore::open(options, clock.clone(), commits.clone()).await?))
         }

@@ -83,6 +83,10 @@ pub(crate) trait WriteBackend: 'static {
     async fn next_seq(&mut self) -> Result<u64>;
     /// Writes the current leases, so that the journal before now need not be read at the next start.
     async fn checkpoint_leases(&mut self, table: &LeaseTable) -> Result<()>;
+    /// Writes what could wait until now, in the last transaction before a stop.
+    async fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Called when nothing waits.
     async fn idle(&mut self) {}
 }
@@ -297,7 +301,7 @@ impl<B: WriteBackend> Writer<B> {
             self.transact(work).await;
             if let Some(done) = stop {
                 if let Err(error) = self.checkpoint().await {
-                    tracing::warn!(%error, "the locks were not written down; the next start reads more history");
+                    tracing::warn!(%error, "what could wait was not written; the next start reads more history");
                 }
                 let _ = done.send(());
                 return;
@@ -305,13 +309,14 @@ impl<B: WriteBackend> Writer<B> {
         }
     }
 
-    /// Writes down the leases as they are, so that the next start is quick.
+    /// Writes down the leases as they are and what else could wait, so that the next start is quick.
     async fn checkpoint(&mut self) -> Result<()> {
         if self.failed.is_some() || self.stale {
             return Ok(());
         }
         self.backend.begin().await?;
         self.backend.checkpoint_leases(&self.leases).await?;
+        self.backend.settle().await?;
         self.backend.commit().await
     }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     error::{Result, StoreError},
     schema::LOCKS_THROUGH,
-    sqlite::exclusive,
+    sqlite::{exclusive, rebuild_indexes},
 };
 
 /// Opens and migrates the store in `dir`; holds it until dropped.
@@ -109,7 +109,8 @@ impl Target {
     }
 
     pub fn finish(self) -> Result<()> {
-        // The one table that only this store has, made anew from what was copied.
+        // The tables that only this store has are made anew from what was copied.
+        rebuild_indexes(&self.conn)?;
         self.conn.execute(
             "INSERT INTO lock_history_index (lock, history_id)
              SELECT lock, id FROM lock_history

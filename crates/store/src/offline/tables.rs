@@ -1,5 +1,6 @@
 //! The tables of both stores, as a copy sees them.
 
+use crate::schema::INDEXED_SEQ;
 use Kind::{Bytes, Flag, Number, Small, Text, Words};
 
 /// A table that both stores have, with the columns that both have.
@@ -213,7 +214,7 @@ pub(super) const TABLES: &[Table] = &[
 ];
 
 /// Rows of `meta` that belong to the database and not to what it holds.
-pub(super) const OWN_META: &[&str] = &["schema_version", super::UNFINISHED];
+pub(super) const OWN_META: &[&str] = &["schema_version", super::UNFINISHED, INDEXED_SEQ];
 
 impl Table {
     pub fn names(&self) -> Vec<&'static str> {

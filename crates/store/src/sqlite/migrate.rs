@@ -15,6 +15,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/sqlite/V1__events.sql"),
     include_str!("../../migrations/sqlite/V2__leases.sql"),
     include_str!("../../migrations/sqlite/V3__sessions.sql"),
+    include_str!("../../migrations/sqlite/V4__index_tables.sql"),
     include_str!("../../migrations/sqlite/V8__lock_history_index.sql"),
 ];
 
