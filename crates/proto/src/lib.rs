@@ -6,11 +6,14 @@
 //! - [`address`], [`call`]: where a service is, what a call of it is, who may
 //! - [`auth`]: proofs, tokens, signed requests
 //! - [`lease`]: the rules of locks
+//! - [`conv`]: conversations, what is asked of them and answered
+//! - [`mls`]: MLS messages as a relay without keys reads them
 //! - [`frame`], [`error`]: the one frame, the one error
 
 pub mod address;
 pub mod auth;
 pub mod call;
+pub mod conv;
 pub mod cursor;
 pub mod error;
 pub mod event;
@@ -18,6 +21,7 @@ pub mod filter;
 pub mod frame;
 pub mod key;
 pub mod lease;
+pub mod mls;
 pub mod name;
 
 pub use address::{Address, NodeAddress, RelayId, ServiceName};

@@ -11,6 +11,7 @@ use relay_proto::{
     },
     event::{parse_event, rotation_of, verify},
     frame::{Frame, encode},
+    mls::{Head, KeyPackage},
 };
 
 /// An event: what verifies is stored in one form, and that form reads back as itself.
@@ -79,5 +80,19 @@ pub fn proof(bytes: &[u8]) {
         if request.check_target("GET", urls.into_iter(), 1_000).is_ok() {
             request.check_body(b"").unwrap();
         }
+    }
+}
+
+/// An MLS message: a head tells a group of 32 bytes or nothing; a KeyPackage that verifies has one reference and
+/// an end of its lifetime that both readings agree on.
+pub fn mls(bytes: &[u8]) {
+    if let Ok(head) = Head::parse(bytes)
+        && let Some((group, epoch)) = head.place()
+    {
+        assert!(bytes.windows(32).any(|window| window == group));
+        assert!(bytes.windows(8).any(|window| window == epoch.to_be_bytes()));
+    }
+    if let Ok(package) = KeyPackage::parse(bytes) {
+        assert_eq!(KeyPackage::expiry_of(bytes), Some(package.not_after));
     }
 }
