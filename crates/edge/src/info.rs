@@ -64,8 +64,18 @@ fn document(node: &Node) -> Value {
 }
 
 fn features(node: &Node) -> Vec<&'static str> {
-    let mut features =
-        vec!["events", "streams", "locks", "fenced-events", "sessions", "key-rotation"];
+    let mut features = vec![
+        "events",
+        "streams",
+        "locks",
+        "fenced-events",
+        "sessions",
+        "key-rotation",
+        "conversations",
+        "presence",
+        "attachments",
+        "relay-mls/1",
+    ];
     if node.event_limits.sshsig {
         features.push("sshsig");
     }

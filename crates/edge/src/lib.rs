@@ -5,7 +5,9 @@
 mod access;
 mod auth;
 mod body;
+mod chat;
 mod events;
+mod feeds;
 mod held;
 mod info;
 mod locks;

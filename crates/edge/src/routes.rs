@@ -18,7 +18,7 @@ use relay_proto::Problem;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
-    access, events, info, locks, openapi,
+    access, chat, events, info, locks, openapi,
     reply::{Refused, name_request},
     sessions, socket, sse,
 };
@@ -65,6 +65,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/tokens", get(access::tokens).post(access::create_token))
         .route("/v1/tokens/{id}", delete(access::delete_token))
         .route("/v1/users/revoke_tokens", post(access::revoke_user))
+        .merge(chat::routes())
+        .route("/v1/sse", get(sse::conversation))
         .route("/v1/ws", get(socket::upgrade))
         .route("/v1/stream", get(socket::upgrade))
         .fallback(unknown_path)
@@ -105,6 +107,7 @@ fn cors(origins: &[String]) -> CorsLayer {
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             header::IF_NONE_MATCH,
+            header::RANGE,
             HeaderName::from_static("last-event-id"),
         ])
         .expose_headers([
@@ -112,6 +115,8 @@ fn cors(origins: &[String]) -> CorsLayer {
             header::RETRY_AFTER,
             HeaderName::from_static("relay-request-id"),
             HeaderName::from_static("relay-cursor"),
+            header::ACCEPT_RANGES,
+            header::CONTENT_RANGE,
         ])
         .max_age(Duration::from_secs(600))
 }

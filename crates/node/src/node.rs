@@ -9,14 +9,20 @@ use std::{
 };
 
 use relay_core::{
+    attachments::Attachments,
     audit::Audit,
+    conversations::Conversations,
     events::Events,
     fanout::Fanout,
+    inbox::Inboxes,
+    key_packages::KeyPackages,
+    limits::Windows,
     locks::Locks,
     policy::{Op, Policy, Principal, quota::Quotas},
+    presence::Presence,
     sessions::Sessions,
 };
-use relay_proto::{EventLimits, Namespace, Problem};
+use relay_proto::{EventLimits, Namespace, NodeId, Problem};
 use relay_store::{Clock, Store};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -37,6 +43,13 @@ pub struct Node {
     pub policy: Arc<Policy>,
     pub quotas: Arc<Quotas>,
     pub sessions: Arc<Sessions>,
+    pub conversations: Arc<Conversations>,
+    pub inboxes: Arc<Inboxes>,
+    pub key_packages: KeyPackages,
+    pub presence: Arc<Presence>,
+    pub attachments: Arc<Attachments>,
+    /// Frames of each user in the present second, over all connections.
+    pub user_frames: Windows<NodeId>,
     pub audit: Arc<Audit>,
     pub connections: Connections,
     pub metrics: Arc<Metrics>,
@@ -95,6 +108,9 @@ impl Node {
         self.tasks.close();
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "tasks did not end in time");
+        }
+        if tokio::time::timeout(within, self.conversations.close()).await.is_err() {
+            tracing::warn!("conversations did not come to rest in time");
         }
         self.keep_usage().await;
         self.store.close().await;

@@ -4,14 +4,20 @@ use std::sync::{Arc, OnceLock};
 
 use rand_core::{OsRng, RngCore};
 use relay_core::{
+    attachments::Attachments,
     audit::Audit,
+    conversations::Conversations,
     events::{Events, EventsConfig, Question},
     fanout::Fanout,
+    inbox::Inboxes,
+    key_packages::KeyPackages,
+    limits::Windows,
     locks::{HeldCounts, Locks},
     policy::{
         CHANGING_KINDS, Policy,
         quota::{Quotas, TenantUsage},
     },
+    presence::Presence,
     sessions::Sessions,
 };
 use relay_proto::{
@@ -19,8 +25,8 @@ use relay_proto::{
     lease::{LeaseLimits, LeaseRow},
 };
 use relay_store::{
-    Clock, CommitObserver, Committed, Order, PostgresOptions, PostgresStore, SqliteOptions,
-    SqliteStore, Store, StoreError, WriteStats,
+    BlobFiles, Clock, CommitObserver, Committed, Order, PostgresOptions, PostgresStore,
+    SqliteOptions, SqliteStore, Store, StoreError, WriteStats,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -96,7 +102,32 @@ impl Node {
         let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
         let sessions = settings::sessions(&config, &identity.relay_id);
         let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
+        let inboxes = Inboxes::new(store.clone());
+        let conversations = Conversations::new(
+            store.clone(),
+            clock.clone(),
+            settings::chat(&config, &identity.relay_id),
+            inboxes.clone(),
+        );
+        let key_packages = KeyPackages::new(
+            store.clone(),
+            clock.clone(),
+            settings::key_packages(&config),
+            inboxes.clone(),
+        );
+        let presence =
+            Presence::open(store.clone(), clock.clone(), settings::presence(&config)).await?;
+        let files = BlobFiles::open(&dir.join("blobs"))
+            .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
+        let attachments =
+            Attachments::new(store.clone(), files, clock.clone(), settings::attachments(&config));
         let node = Arc::new(Self {
+            conversations,
+            inboxes,
+            key_packages,
+            presence: Arc::new(presence),
+            attachments: Arc::new(attachments),
+            user_frames: Windows::new(1_000, FRAME_KEYS),
             locks: Locks::new(store.clone(), held),
             event_limits: settings::event_limits(&config),
             started_at_ns: clock.wall_ns(),
@@ -120,6 +151,9 @@ impl Node {
         node.tasks.spawn(async move { sessions.run(stop).await });
         let (audit, stop) = (node.audit.clone(), node.stop.clone());
         node.tasks.spawn(async move { audit.run(stop).await });
+        let (presence, stop) = (node.presence.clone(), node.stop.clone());
+        node.tasks.spawn(async move { presence.run(stop).await });
+        node.tasks.spawn(maintenance::run_chat(Arc::downgrade(&node), node.stop.clone()));
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
         Ok(node)
     }
@@ -156,6 +190,9 @@ async fn open_store(
         }
     }
 }
+
+/// Users whose frames of the present second are counted; beyond it some are forgotten.
+const FRAME_KEYS: usize = 100_000;
 
 /// Connections beside the writer's: enough to hide the server's latency, few of its limit (100 by default).
 const POSTGRES_READERS: usize = 8;

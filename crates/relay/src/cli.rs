@@ -134,6 +134,8 @@ pub enum Command {
     Audit(commands::access::Audit),
     /// Tokens that an operator hands out
     Token(commands::access::Token),
+    /// Users of this relay
+    User(commands::user::UserGroup),
     /// Send any request
     Api(commands::api::Api),
     /// The relay's configuration
@@ -220,6 +222,7 @@ fn dispatch(app: &App, command: Command) -> Outcome {
             Command::Quota(command) => command.run(app).await,
             Command::Audit(command) => command.run(app).await,
             Command::Token(command) => command.run(app).await,
+            Command::User(command) => command.run(app).await,
             Command::Api(command) => command.run(app).await,
             Command::Config(command) => command.run(app),
             Command::Store(command) => command.run(app).await,

@@ -12,3 +12,4 @@ pub mod lock;
 pub mod serve;
 pub mod session;
 pub mod store;
+pub mod user;
