@@ -8,6 +8,7 @@
 //! - [`lease`]: the rules of locks
 //! - [`conv`]: conversations, what is asked of them and answered
 //! - [`mls`]: MLS messages as a relay without keys reads them
+//! - [`link`]: what relays say to each other
 //! - [`frame`], [`error`]: the one frame, the one error
 
 pub mod address;
@@ -21,6 +22,7 @@ pub mod filter;
 pub mod frame;
 pub mod key;
 pub mod lease;
+pub mod link;
 pub mod mls;
 pub mod name;
 
