@@ -8,7 +8,7 @@ use axum::extract::ws::Utf8Bytes;
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use relay_core::{
-    conversations::{Following, Page, Start, limit_exceeded},
+    conversations::{Following, Page, PageRequest, Start, limit_exceeded},
     fanout::{Outbox, SubscriptionId},
     inbox::{FollowingInbox, InboxFrames},
 };
@@ -144,7 +144,7 @@ impl Feeds {
         let opened = self.node.conversations.follow(&caller, conv.clone(), start, id, outbox).await;
         match opened {
             Ok(following) => {
-                self.read(id, &following);
+                self.fetch(id, following.next_page());
                 self.by_id.insert(id, Feed::Conversation(Conversation { following, notify: None }));
                 Ok(())
             }
@@ -191,7 +191,7 @@ impl Feeds {
                 }
                 match result {
                     Ok(following) => {
-                        self.read_inbox(id, &following, &caller);
+                        self.fetch_inbox(id, caller.clone(), following.next_seq);
                         self.by_id.insert(id, Feed::Inbox(following, caller));
                         Vec::new()
                     }
@@ -219,7 +219,7 @@ impl Feeds {
         match result {
             Ok(following) => {
                 let notify = frame.notify.then_some((frame.id, following.next_seq));
-                self.read(id, &following);
+                self.fetch(id, following.next_page());
                 self.by_id.insert(id, Feed::Conversation(Conversation { following, notify }));
                 Vec::new()
             }
@@ -243,6 +243,7 @@ impl Feeds {
         found.following.set_page(limit);
         if let Some((last, _)) = page.frames.last() {
             found.following.next_seq = last + 1;
+            found.following.latest_seq = found.following.latest_seq.max(*last);
         }
         let mut sent: Vec<Sent> = page
             .frames
@@ -258,7 +259,7 @@ impl Feeds {
             let body = json!({
                 "conv_id": found.following.conv(),
                 "from_seq": from_seq,
-                "latest_seq": (found.following.next_seq - 1).max(found.following.latest_seq),
+                "latest_seq": found.following.latest_seq,
             });
             sent.push(Sent::new(
                 "conv.subscribed",
@@ -294,10 +295,8 @@ impl Feeds {
             .filter_map(|(seq, frame)| Sent::event("inbox.event", seq, frame))
             .collect();
         if page.more {
-            let (node, caller, from) = (self.node.clone(), caller.clone(), following.next_seq);
-            self.steps.push(Box::pin(async move {
-                Step::InboxPage { id, result: node.inboxes.page(&caller, Some(from)).await }
-            }));
+            let (caller, from) = (caller.clone(), following.next_seq);
+            self.fetch_inbox(id, caller, from);
         } else {
             following.join();
         }
@@ -329,10 +328,8 @@ impl Feeds {
             }
             Some(Feed::Inbox(following, caller)) => {
                 following.next_seq = after_seq + 1;
-                let (node, caller, from) = (self.node.clone(), caller.clone(), after_seq + 1);
-                self.steps.push(Box::pin(async move {
-                    Step::InboxPage { id: to, result: node.inboxes.page(&caller, Some(from)).await }
-                }));
+                let caller = caller.clone();
+                self.fetch_inbox(to, caller, after_seq + 1);
             }
             _ => {}
         }
@@ -371,19 +368,15 @@ impl Feeds {
         }
     }
 
-    fn read(&self, id: SubscriptionId, following: &Following) {
-        self.fetch(id, following.next_page());
-    }
-
-    fn fetch(&self, id: SubscriptionId, request: relay_core::conversations::PageRequest) {
+    fn fetch(&self, id: SubscriptionId, request: PageRequest) {
         let node = self.node.clone();
         self.steps.push(Box::pin(async move {
             Step::Page { id, result: node.conversations.page(request).await }
         }));
     }
 
-    fn read_inbox(&self, id: SubscriptionId, following: &FollowingInbox, caller: &Caller) {
-        let (node, caller, from) = (self.node.clone(), caller.clone(), following.next_seq);
+    fn fetch_inbox(&self, id: SubscriptionId, caller: Caller, from: u64) {
+        let node = self.node.clone();
         self.steps.push(Box::pin(async move {
             Step::InboxPage { id, result: node.inboxes.page(&caller, Some(from)).await }
         }));
