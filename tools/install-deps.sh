@@ -15,6 +15,7 @@ need ssh-keygen openssh-client
 need age age
 need shellcheck shellcheck
 need curl curl
+need pebble pebble
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || packages+=(postgresql)
 
 as_root=()

@@ -4,7 +4,7 @@
 //! - [`load`], [`publish`], [`relay`]: signed events made ahead, and how they are sent
 //! - [`ws`], [`http`]: clients that cost next to nothing, as they share the server's cores
 //! - [`server`], [`proc`]: starting servers, and what the kernel says about them
-//! - `peer` (feature `peers`): nostr-rs-relay, etcd, Redis, PostgreSQL
+//! - `peer` (feature `peers`): nostr-rs-relay, etcd, Redis, PostgreSQL, NATS
 
 pub mod hist;
 pub mod http;

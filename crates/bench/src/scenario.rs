@@ -4,6 +4,7 @@ pub mod big;
 pub mod events;
 pub mod fanout;
 pub mod idle;
+pub mod links;
 pub mod locks;
 pub mod queries;
 pub mod start;
@@ -66,6 +67,8 @@ pub enum Scenario {
     Start,
     /// First pages by every documented filter over millions of events.
     Big,
+    /// Calls through a small federation: spoke, hub, hub, spoke.
+    Links,
 }
 
 impl Scenario {
@@ -79,6 +82,7 @@ impl Scenario {
             Self::Subs => "subs",
             Self::Start => "start",
             Self::Big => "big",
+            Self::Links => "links",
         }
     }
 
@@ -93,6 +97,7 @@ impl Scenario {
             Self::Subs => subs::rows(run).await,
             Self::Start => start::rows(run).await,
             Self::Big => big::rows(run).await,
+            Self::Links => links::rows(run).await,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use arc_swap::{ArcSwap, Guard};
 use relay_proto::{Code, NodeId, Problem};
 use relay_store::{
     BlobFiles, BlobWriter, Clock, Store, StoreError,
@@ -51,7 +52,7 @@ pub struct Attachments {
     store: Store,
     files: BlobFiles,
     clock: Arc<dyn Clock>,
-    config: AttachmentConfig,
+    config: ArcSwap<AttachmentConfig>,
     stats: AttachmentStats,
 }
 
@@ -71,11 +72,22 @@ impl Attachments {
         clock: Arc<dyn Clock>,
         config: AttachmentConfig,
     ) -> Self {
-        Self { store, files, clock, config, stats: AttachmentStats::default() }
+        Self {
+            store,
+            files,
+            clock,
+            config: ArcSwap::from_pointee(config),
+            stats: AttachmentStats::default(),
+        }
     }
 
-    pub fn config(&self) -> &AttachmentConfig {
-        &self.config
+    fn config(&self) -> Guard<Arc<AttachmentConfig>> {
+        self.config.load()
+    }
+
+    /// Uses other settings from now on.
+    pub fn reconfigure(&self, config: AttachmentConfig) {
+        self.config.store(Arc::new(config));
     }
 
     pub fn stats(&self) -> &AttachmentStats {
@@ -92,16 +104,16 @@ impl Attachments {
         hash: [u8; 32],
         told: Option<u64>,
     ) -> Result<Upload, Problem> {
-        if told.is_some_and(|told| told > self.config.max_bytes) {
+        if told.is_some_and(|told| told > self.config().max_bytes) {
             return Err(self.too_large());
         }
         let used = self.store.blob_usage(owner).await.map_err(|error| store_problem(&error))?;
-        let left = self.config.quota_bytes.saturating_sub(used);
+        let left = self.config().quota_bytes.saturating_sub(used);
         if told.unwrap_or(0) > left {
             return Err(over_quota(used));
         }
         let writer = self.files.create().await.map_err(|error| file_problem(&error))?;
-        Ok(Upload { owner, hash, writer, limit: self.config.max_bytes })
+        Ok(Upload { owner, hash, writer, limit: self.config().max_bytes })
     }
 
     /// Keeps an upload whose bytes are those that were named.
@@ -120,11 +132,11 @@ impl Attachments {
             owner,
             size,
             created_at_ms: now_ms,
-            expires_at_ms: now_ms.saturating_add(self.config.ttl_ms),
+            expires_at_ms: now_ms.saturating_add(self.config().ttl_ms),
         };
         // The file first: a row promises that there is one. A file without a row is overwritten or never found.
         self.files.keep(writer, &hash).await.map_err(|error| file_problem(&error))?;
-        let kept = self.store.put_blob(row, self.config.quota_bytes).await;
+        let kept = self.store.put_blob(row, self.config().quota_bytes).await;
         match kept.map_err(|error| store_problem(&error))? {
             Ok(()) => {
                 self.stats.stored_bytes.fetch_add(size, Ordering::Relaxed);
@@ -207,7 +219,7 @@ impl Attachments {
     }
 
     fn too_large(&self) -> Problem {
-        let limit = self.config.max_bytes;
+        let limit = self.config().max_bytes;
         Problem::new(Code::TooLarge, format!("an attachment has at most {limit} bytes"))
     }
 

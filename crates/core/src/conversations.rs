@@ -19,6 +19,7 @@ use std::sync::{
 };
 
 use ahash::RandomState;
+use arc_swap::{ArcSwap, Guard};
 use futures::BoxedAnswer;
 use relay_proto::{
     NodeId, Problem,
@@ -66,7 +67,7 @@ pub struct ConversationStats {
 pub struct Conversations {
     store: Store,
     clock: Arc<dyn Clock>,
-    config: ChatConfig,
+    config: ArcSwap<ChatConfig>,
     origin: Arc<str>,
     lines: Lines,
     sends: Arc<Windows<(NodeId, ConvId)>>,
@@ -89,7 +90,7 @@ impl Conversations {
             origin: config.gateway_id.as_str().into(),
             store,
             clock,
-            config,
+            config: ArcSwap::from_pointee(config),
             sends: Arc::new(Windows::new(MINUTE_MS, LIMITER_KEYS)),
             changes: Arc::new(Windows::new(MINUTE_MS, LIMITER_KEYS)),
             dms: Windows::new(MINUTE_MS, LIMITER_KEYS),
@@ -98,8 +99,14 @@ impl Conversations {
         })
     }
 
-    pub fn config(&self) -> &ChatConfig {
-        &self.config
+    /// The settings in force now.
+    pub fn config(&self) -> Guard<Arc<ChatConfig>> {
+        self.config.load()
+    }
+
+    /// Uses other settings from now on.
+    pub fn reconfigure(&self, config: ChatConfig) {
+        self.config.store(Arc::new(config));
     }
 
     pub fn stats(&self) -> &ConversationStats {
@@ -207,7 +214,7 @@ impl Conversations {
         if said {
             return epoch;
         }
-        if !self.config.mls_aware {
+        if !self.config().mls_aware {
             return None;
         }
         let head = Head::of_base64(env).ok()?;
@@ -220,7 +227,7 @@ impl Conversations {
             return Err(Problem::invalid("env is empty"));
         }
         // Characters, of which a byte is at least one.
-        let limit = self.config.max_env as usize;
+        let limit = self.config().max_env as usize;
         if env.len() > limit && env.chars().count() > limit {
             return Err(Problem::invalid("env too large"));
         }
@@ -229,7 +236,7 @@ impl Conversations {
 
     fn send_gate(&self, user: NodeId, conv: ConvId) -> Gate {
         let (windows, limit, clock) =
-            (self.sends.clone(), self.config.sends_per_min, self.clock.clone());
+            (self.sends.clone(), self.config().sends_per_min, self.clock.clone());
         Gate::new(move || {
             let now_ms = clock.wall_ns() / 1_000_000;
             let counted = windows.count((user, conv.clone()), limit, now_ms);
@@ -239,8 +246,8 @@ impl Conversations {
 
     fn change_gate(&self, user: NodeId, conv: ConvId, act: Act) -> Gate {
         let (limit, invites) = match act {
-            Act::Invite => (self.config.invites_per_min, true),
-            Act::Remove => (self.config.removes_per_min, false),
+            Act::Invite => (self.config().invites_per_min, true),
+            Act::Remove => (self.config().removes_per_min, false),
             _ => return Gate::open(),
         };
         let (windows, clock) = (self.changes.clone(), self.clock.clone());

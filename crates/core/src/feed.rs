@@ -71,7 +71,7 @@ impl Feed {
                     taken
                 });
             if !complete {
-                follower.outbox.note(Item::Lagging { to: id, after_seq: seen });
+                follower.outbox.note(Item::Lagging { to: id, after_seq: seen, remembered: false });
                 return;
             }
         }
@@ -107,7 +107,7 @@ impl Feed {
                 delivered += 1;
             } else {
                 follower.seen = None;
-                follower.outbox.note(Item::Lagging { to: id, after_seq: seen });
+                follower.outbox.note(Item::Lagging { to: id, after_seq: seen, remembered: false });
                 lagged += 1;
             }
         }
@@ -124,7 +124,11 @@ impl Feed {
         // Somebody may have enrolled just now: they are reading, and will find a gap here and read on.
         for follower in &mut state.followers {
             if let Some(seen) = follower.seen.take_if(|seen| *seen < seq) {
-                follower.outbox.note(Item::Lagging { to: follower.id, after_seq: seen });
+                follower.outbox.note(Item::Lagging {
+                    to: follower.id,
+                    after_seq: seen,
+                    remembered: false,
+                });
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use arc_swap::{ArcSwap, Guard};
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
@@ -73,7 +74,7 @@ pub struct KeyPackageStats {
 pub struct KeyPackages {
     store: Store,
     clock: Arc<dyn Clock>,
-    config: KeyPackagesConfig,
+    config: ArcSwap<KeyPackagesConfig>,
     inboxes: Arc<Inboxes>,
     fetches: Windows<NodeId>,
     targets: Windows<NodeId>,
@@ -114,13 +115,22 @@ impl KeyPackages {
         Self {
             store,
             clock,
-            config,
+            config: ArcSwap::from_pointee(config),
             inboxes,
             fetches: windows(),
             targets: windows(),
             publishes: Windows::new(MINUTE_MS, LIMITER_KEYS),
             stats: KeyPackageStats::default(),
         }
+    }
+
+    fn config(&self) -> Guard<Arc<KeyPackagesConfig>> {
+        self.config.load()
+    }
+
+    /// Uses other settings from now on.
+    pub fn reconfigure(&self, config: KeyPackagesConfig) {
+        self.config.store(Arc::new(config));
     }
 
     pub fn stats(&self) -> &KeyPackageStats {
@@ -137,7 +147,7 @@ impl KeyPackages {
         }
         let now_ms = self.clock.wall_ns() / 1_000_000;
         let key = (caller.user, caller.device.clone());
-        self.publishes.count(key, self.config.publishes_per_min, now_ms)?;
+        self.publishes.count(key, self.config().publishes_per_min, now_ms)?;
         let mut handed = HandedIn::default();
         let mut packages = Vec::with_capacity(given.packages.len());
         for (index, text) in given.packages.iter().enumerate() {
@@ -165,7 +175,7 @@ impl KeyPackages {
             packages,
             last_resort,
             at_ms: now_ms,
-            max_pool: self.config.pool_max,
+            max_pool: self.config().pool_max,
         };
         let published = self.store.publish_key_packages(publish).await;
         handed.available = published.map_err(|error| store_problem(&error))?.available;
@@ -184,8 +194,8 @@ impl KeyPackages {
         per_device: bool,
     ) -> Result<Fetched, Problem> {
         let now_ms = self.clock.wall_ns() / 1_000_000;
-        self.fetches.count(caller.user, self.config.fetches_per_min, now_ms)?;
-        self.targets.count(user, self.config.target_fetches_per_min, now_ms)?;
+        self.fetches.count(caller.user, self.config().fetches_per_min, now_ms)?;
+        self.targets.count(user, self.config().target_fetches_per_min, now_ms)?;
         let count = count.min(MAX_FETCH);
         let fetch = Fetch { by: caller.user, user, count, per_device, now_ms };
         let fetched = self.store.fetch_key_packages(fetch).await;
@@ -229,7 +239,7 @@ impl KeyPackages {
             }
             let body =
                 json!({ "kind": "key_packages_low", "key_packages_left": device.left }).to_string();
-            let max = self.config.max_inbox;
+            let max = self.config().max_inbox;
             let put = self.store.put_inbox(user, device.device.clone(), body, now_ms, max).await;
             match put {
                 Ok(entry) => {

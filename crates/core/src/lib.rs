@@ -9,6 +9,7 @@
 //! - [`conversations`]: who may post and read, one order for each conversation, live delivery
 //! - [`key_packages`], [`inbox`], [`presence`], [`attachments`]: what the devices of its members need besides
 //! - [`fanout`], [`feed`]: from a commit to those who wait for it
+//! - [`histogram`]: how long things take, for operators
 
 pub mod attachments;
 pub mod audit;
@@ -17,6 +18,7 @@ pub mod events;
 pub mod failure;
 pub mod fanout;
 pub mod feed;
+pub mod histogram;
 pub mod inbox;
 pub mod key_packages;
 pub mod limits;

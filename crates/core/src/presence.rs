@@ -15,6 +15,7 @@ use std::{
 };
 
 use ahash::RandomState;
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use relay_proto::{NodeId, Problem, auth::DeviceId, conv::Caller, frame::encode};
 use relay_store::{
@@ -75,7 +76,7 @@ pub struct PresenceStats {
 pub struct Presence {
     store: Store,
     clock: Arc<dyn Clock>,
-    config: PresenceConfig,
+    config: ArcSwap<PresenceConfig>,
     table: Mutex<PresenceTable>,
     /// The outboxes of everybody who is connected.
     connected: Mutex<HashMap<NodeId, Vec<Weak<Outbox>>, RandomState>>,
@@ -109,7 +110,7 @@ impl Presence {
         Ok(Self {
             store,
             clock,
-            config,
+            config: ArcSwap::from_pointee(config),
             table: Mutex::new(table),
             connected: Mutex::default(),
             sooner: Notify::new(),
@@ -119,6 +120,15 @@ impl Presence {
             statuses: windows(),
             stats: PresenceStats::default(),
         })
+    }
+
+    fn config(&self) -> Guard<Arc<PresenceConfig>> {
+        self.config.load()
+    }
+
+    /// Uses other settings from now on.
+    pub fn reconfigure(&self, config: PresenceConfig) {
+        self.config.store(Arc::new(config));
     }
 
     pub fn stats(&self) -> &PresenceStats {
@@ -188,7 +198,7 @@ impl Presence {
     ) -> Result<u64, Problem> {
         let now_ms = self.now_ms();
         let key = (caller.user, caller.device.clone());
-        self.renews.count(key, self.config.renews_per_min, now_ms)?;
+        self.renews.count(key, self.config().renews_per_min, now_ms)?;
         let mut updates = Vec::new();
         let (user, device) = (caller.user, caller.device.clone());
         let end = self.table().lease(user, device, ttl_s, invisible, now_ms, &mut updates);
@@ -209,7 +219,7 @@ impl Presence {
         add: bool,
     ) -> Result<u64, Problem> {
         check_contacts(&contacts)?;
-        let limit = self.config.watch_changes_per_min;
+        let limit = self.config().watch_changes_per_min;
         self.watch_changes.count(caller.user, limit, self.now_ms())?;
         if add {
             // Who blocks, or is blocked, is left out, and nobody is told.
@@ -217,13 +227,13 @@ impl Presence {
             contacts.retain(|contact| !table.is_blocked(&caller.user, contact));
         }
         let count = self
-            .change(caller, ContactKind::Watch, &contacts, add, self.config.watchlist_max)
+            .change(caller, ContactKind::Watch, &contacts, add, self.config().watchlist_max)
             .await?;
         {
             let mut table = self.table();
             for contact in &contacts {
                 if add {
-                    table.watch(caller.user, *contact, self.config.watchers_max as usize);
+                    table.watch(caller.user, *contact, self.config().watchers_max as usize);
                 } else {
                     table.unwatch(caller.user, *contact);
                 }
@@ -246,10 +256,10 @@ impl Presence {
         add: bool,
     ) -> Result<u64, Problem> {
         check_contacts(&contacts)?;
-        let limit = self.config.block_changes_per_min;
+        let limit = self.config().block_changes_per_min;
         self.block_changes.count(caller.user, limit, self.now_ms())?;
         let count = self
-            .change(caller, ContactKind::Block, &contacts, add, self.config.blocklist_max)
+            .change(caller, ContactKind::Block, &contacts, add, self.config().blocklist_max)
             .await?;
         {
             let mut table = self.table();
@@ -286,7 +296,7 @@ impl Presence {
     ) -> Result<Vec<(NodeId, View)>, Problem> {
         check_contacts(&contacts)?;
         let now_ms = self.now_ms();
-        self.statuses.count(caller.user, self.config.status_per_min, now_ms)?;
+        self.statuses.count(caller.user, self.config().status_per_min, now_ms)?;
         contacts.sort_unstable();
         contacts.dedup();
         let table = self.table();

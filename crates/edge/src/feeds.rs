@@ -349,7 +349,7 @@ impl Feeds {
 
     /// A place for one more conversation; the one that this conversation had before is given up.
     fn place(&mut self, conv: &ConvId) -> Result<SubscriptionId, Problem> {
-        let limit = self.node.config.chat.subscriptions_per_conn as usize;
+        let limit = self.node.live().chat.subscriptions_per_conn as usize;
         if self.by_conv.len() >= limit && !self.by_conv.contains_key(conv) {
             return Err(limit_exceeded("too many conversations are followed on this connection"));
         }

@@ -38,7 +38,7 @@ fn document() -> Value {
         "title": "Relay",
         "version": env!("CARGO_PKG_VERSION"),
         "description": "Signed events, live streams, locks with fencing tokens, end-to-end encrypted conversations. Sockets at /v1/ws carry the same \
-            in frames. Every refusal is a problem document (RFC 9457) with a stable `code`.",
+            in frames; /svc/SERVICE/… passes any request on to a service that is an HTTP server. Every refusal is a problem document (RFC 9457) with a stable `code`.",
         "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
     });
     document["components"]["securitySchemes"] = json!({

@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use crate::{info, peer::Peer, routes, stall::Guarded, tls};
+use crate::{acme::Acme, info, peer::Peer, routes, stall::Guarded, tls};
 
 /// Time for a client to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -74,9 +74,10 @@ impl Doors {
     /// [`OpenError`]; then nothing is left open.
     pub async fn open(node: Arc<Node>) -> Result<Self, OpenError> {
         let config = &node.config;
+        let acme = Acme::of(config, node.metrics.clone());
         let acceptor = match (&config.tls.cert_file, &config.tls.key_file) {
             (Some(cert), Some(key)) => Some(tls::acceptor(&cert.0, &key.0)?),
-            _ => None,
+            _ => acme.as_ref().map(|acme| tls::acceptor_of(acme.certificates())),
         };
         let shared = Shared {
             router: routes::router(node.clone()),
@@ -89,6 +90,10 @@ impl Doors {
         for addr in &config.listen.http {
             listeners.push(listen(*addr).await?);
         }
+        let challenge = match &acme {
+            Some(_) => Some(listen(config.tls.challenge).await?),
+            None => None,
+        };
         let metrics = match config.listen.metrics {
             Some(addr) => Some(listen(addr).await?),
             None => None,
@@ -115,6 +120,12 @@ impl Doors {
             );
             let shared = Shared { router, ..shared.clone() };
             shared.tasks.spawn(accept_tcp(listener, None, shared.clone()));
+        }
+        if let (Some(acme), Some(listener)) = (acme, challenge) {
+            let shared = Shared { router: acme.router(), ..shared.clone() };
+            shared.tasks.spawn(accept_tcp(listener, None, shared.clone()));
+            let stop = shared.accepting.clone();
+            shared.tasks.spawn(async move { acme.run(stop).await });
         }
         if let Some(listener) = unix {
             shared.tasks.spawn(accept_local(listener, shared.clone()));

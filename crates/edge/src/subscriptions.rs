@@ -13,7 +13,9 @@ use relay_core::{
 };
 use relay_node::{Node, Reader};
 use relay_proto::{
-    Code, Cursor, Filter, Namespace, Position, Problem, frame::encode, name::DEFAULT_NAMESPACE,
+    Code, Cursor, Filter, Namespace, Position, Problem,
+    frame::{encode, encode_error},
+    name::DEFAULT_NAMESPACE,
 };
 use relay_store::{Order, Page};
 use serde::Deserialize;
@@ -73,7 +75,8 @@ impl Sent {
 pub(crate) struct Subscriptions {
     node: Arc<Node>,
     pub outbox: Arc<Outbox>,
-    by_id: HashMap<SubscriptionId, Subscription, ahash::RandomState>,
+    /// Boxed, since the table has room for more than the one subscription that most connections have.
+    by_id: HashMap<SubscriptionId, Box<Subscription>, ahash::RandomState>,
     names: HashMap<String, SubscriptionId, ahash::RandomState>,
     fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
     /// Conversations and the inbox, once the first of them is followed.
@@ -110,7 +113,7 @@ pub(crate) enum Fetched {
 impl Subscriptions {
     pub fn new(node: Arc<Node>) -> Self {
         let limits = OutboxLimits {
-            frames: node.config.chat.queue_frames as usize,
+            frames: node.live().chat.queue_frames as usize,
             ..OutboxLimits::default()
         };
         Self {
@@ -176,7 +179,7 @@ impl Subscriptions {
             None if live => self.join(id, &sub, None).await,
             _ => self.fetch(id, &sub),
         }
-        self.by_id.insert(id, sub);
+        self.by_id.insert(id, Box::new(sub));
         Ok(())
     }
 
@@ -284,13 +287,17 @@ impl Subscriptions {
             }
             Item::Expelled { to } => self.feeds.as_mut()?.expelled(to),
             Item::State { frame, .. } => Some(Sent::new("presence.update", None, text(frame)?)),
-            Item::Lagging { to, after_seq } => {
+            Item::Lagging { to, after_seq, remembered } => {
                 let Some(mut sub) = self.by_id.remove(&to) else {
                     self.feeds.as_mut()?.lag(to, after_seq);
                     return None;
                 };
                 sub.seen = after_seq;
-                self.fetch(to, &sub);
+                let joined = remembered
+                    && self.node.fanout.try_join(self.joining(to, &sub, Some(after_seq)));
+                if !joined {
+                    self.fetch(to, &sub);
+                }
                 self.by_id.insert(to, sub);
                 None
             }
@@ -311,7 +318,13 @@ impl Subscriptions {
     pub fn farewells(&self) -> Vec<Sent> {
         let code = Code::SlowConsumer.as_str();
         let body = || closing(code, "nothing was read for too long");
-        self.by_id.values().map(|sub| self.closed_frame(sub, body())).collect()
+        let mut sent: Vec<Sent> =
+            self.by_id.values().map(|sub| self.closed_frame(sub, body())).collect();
+        if self.feeds.as_ref().is_some_and(|feeds| !feeds.is_empty()) {
+            let problem = Problem::new(Code::SlowConsumer, "nothing was read for too long");
+            sent.push(Sent::new("error", None, encode_error(None, &problem)));
+        }
+        sent
     }
 
     pub async fn leave_all(&mut self) {
@@ -368,7 +381,11 @@ impl Subscriptions {
     }
 
     async fn join(&mut self, id: SubscriptionId, sub: &Subscription, after_seq: Option<u64>) {
-        let join = JoinLive {
+        self.node.fanout.join(self.joining(id, sub, after_seq)).await;
+    }
+
+    fn joining(&self, id: SubscriptionId, sub: &Subscription, after_seq: Option<u64>) -> JoinLive {
+        JoinLive {
             id,
             outbox: self.outbox.clone(),
             filters: sub.filters.clone(),
@@ -378,8 +395,7 @@ impl Subscriptions {
             after_seq,
             ephemerals_from: (after_seq.is_some() && !sub.told_live).then_some(sub.start),
             now_ns: self.node.clock.wall_ns(),
-        };
-        self.node.fanout.join(join).await;
+        }
     }
 
     fn position(&self, text: &str) -> Result<u64, Problem> {

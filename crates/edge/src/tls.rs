@@ -5,6 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::ResolvesServerCert,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -17,6 +18,15 @@ pub enum TlsError {
     Config(#[from] rustls::Error),
 }
 
+/// Encrypts by whatever certificate `certificates` has at the time of a handshake.
+pub(crate) fn acceptor_of(certificates: Arc<dyn ResolvesServerCert>) -> TlsAcceptor {
+    let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(certificates);
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
 /// Reads a certificate chain and its key.
 pub(crate) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     let file =
@@ -26,6 +36,6 @@ pub(crate) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError>
     let chain = chain.map_err(|error| file(cert, error.to_string()))?;
     let key = PrivateKeyDer::from_pem_file(key).map_err(|error| file(key, error.to_string()))?;
     let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

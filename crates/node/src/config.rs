@@ -24,11 +24,11 @@ use std::{
 
 pub use problem::{Origin, Problem, Problems};
 pub use sections::{
-    AclRule, Backend, Chat, Config, Drain, Events, Federation, Hub, Listen, Locks, Log, LogFormat,
-    NamespacePolicy, Node, NodeKind, Permission, Presence, Quota, Rotation, Store, TenantQuota,
-    Tls,
+    AclRule, Anonymous, Backend, CallRule, Calls, Chat, Config, Drain, Events, Federation, Hub,
+    Listen, Locks, Log, LogFormat, NamespacePolicy, Node, NodeKind, Permission, Presence, Quota,
+    Rotation, RuleEffect, Script, Service, Store, TenantQuota, Tls, Visibility,
 };
-pub use show::{Line, sample, schema};
+pub use show::{Difference, Line, differences, sample, schema};
 pub use value::{ExistingFile, Inherit, Network, SecretFile, Size};
 
 use reader::{Reader, Setting, Shape};

@@ -5,16 +5,22 @@
 mod chat;
 pub mod config;
 mod connections;
+pub mod federation;
 mod gate;
 mod identity;
 mod maintenance;
 pub mod metrics;
 mod node;
+mod reload;
+pub mod services;
 mod settings;
 mod start;
 
 pub use connections::{Connections, Place};
+pub use federation::Federated;
 pub use gate::Reader;
-pub use identity::{Identity, IdentityError};
+pub use identity::{Identity, IdentityError, write_secret};
 pub use node::Node;
+pub use reload::{LastReload, ReloadError, Reloaded, Reread};
+pub use services::{ServiceSpec, Services, Way};
 pub use start::StartError;

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use relay_actors::{BodyStream, Reply};
 use relay_core::{
     attachments::Attachments,
     audit::Audit,
@@ -16,29 +17,32 @@ use relay_core::{
     fanout::Fanout,
     inbox::Inboxes,
     key_packages::KeyPackages,
-    limits::Windows,
     locks::Locks,
     policy::{Op, Policy, Principal, quota::Quotas},
     presence::Presence,
     sessions::Sessions,
 };
-use relay_proto::{EventLimits, Namespace, NodeId, Problem};
+use relay_proto::{Call, CallError, Caller, EventLimits, Namespace, Problem};
 use relay_store::{Clock, Store};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config, connections::Connections, gate::Reader, identity::Identity, metrics::Metrics,
+    config::Config, connections::Connections, federation::Federated, gate::Reader,
+    identity::Identity, metrics::Metrics, reload::Live, services::Services, settings,
 };
 
 /// A running relay without its doors.
 #[derive(Debug)]
 pub struct Node {
+    /// As it was at the start. What may change since then is asked of [`Node::live`].
     pub config: Config,
+    pub(crate) live: Live,
     pub identity: Identity,
     pub clock: Arc<dyn Clock>,
     pub store: Store,
     pub events: Arc<Events>,
-    pub locks: Locks,
+    pub locks: Arc<Locks>,
     pub fanout: Arc<Fanout>,
     pub policy: Arc<Policy>,
     pub quotas: Arc<Quotas>,
@@ -48,18 +52,18 @@ pub struct Node {
     pub key_packages: KeyPackages,
     pub presence: Arc<Presence>,
     pub attachments: Arc<Attachments>,
-    /// Frames of each user in the present second, over all connections.
-    pub user_frames: Windows<NodeId>,
     pub audit: Arc<Audit>,
+    pub services: Arc<Services>,
+    pub federated: Arc<Federated>,
     pub connections: Connections,
     pub metrics: Arc<Metrics>,
-    pub event_limits: EventLimits,
     /// Unix nanoseconds.
     pub started_at_ns: u64,
     /// Ends every task of the node and of its doors.
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
     pub(crate) draining: AtomicBool,
+    pub(crate) stop_asked: watch::Sender<Option<Duration>>,
 }
 
 impl Node {
@@ -84,9 +88,46 @@ impl Node {
         })
     }
 
+    /// Calls a service, here or anywhere, and counts it. Dropping the future cancels the call,
+    /// unless it has an idempotency key.
+    ///
+    /// # Errors
+    /// As [`relay_actors::Router::ask`].
+    pub async fn call(
+        &self,
+        call: Call,
+        caller: Caller,
+        body: Option<BodyStream>,
+    ) -> Result<Reply, CallError> {
+        let began = self.clock.mono_ns();
+        let outcome = self.services.router.ask_with_body(call, caller, body).await;
+        let took = self.clock.mono_ns().saturating_sub(began);
+        self.metrics.called(outcome.as_ref().map(|_| ()).map_err(|error| error.code), took);
+        outcome
+    }
+
+    /// The limits of events in force now.
+    pub fn event_limits(&self) -> EventLimits {
+        settings::event_limits(&self.live.current())
+    }
+
     /// From now on `/readyz` says no, so that load balancers look elsewhere.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Asks whoever runs the node to stop it in order, with so much time for what is under way.
+    pub fn ask_to_stop(&self, timeout: Duration) {
+        self.start_draining();
+        self.stop_asked.send_replace(Some(timeout));
+    }
+
+    /// Waits until somebody asks for a stop; tells the time for what is under way.
+    pub async fn stop_asked(&self) -> Duration {
+        let mut asked = self.stop_asked.subscribe();
+        // The sender lives as long as the node.
+        let found = asked.wait_for(Option::is_some).await;
+        found.ok().and_then(|timeout| *timeout).unwrap_or_default()
     }
 
     pub fn is_draining(&self) -> bool {
@@ -105,6 +146,8 @@ impl Node {
     /// Ends the node's tasks and closes the store; the doors must be closed before.
     pub async fn close(&self, within: Duration) {
         self.stop.cancel();
+        self.federated.close(within).await;
+        self.services.close(within).await;
         self.tasks.close();
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "tasks did not end in time");

@@ -11,7 +11,6 @@ use relay_core::{
     fanout::Fanout,
     inbox::Inboxes,
     key_packages::KeyPackages,
-    limits::Windows,
     locks::{HeldCounts, Locks},
     policy::{
         CHANGING_KINDS, Policy,
@@ -28,16 +27,20 @@ use relay_store::{
     BlobFiles, Clock, CommitObserver, Committed, Order, PostgresOptions, PostgresStore,
     SqliteOptions, SqliteStore, Store, StoreError, WriteStats,
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Backend, Config},
     connections::Connections,
+    federation::{Federated, Parts},
     gate::{Everything, PolicyGate},
     identity::{Identity, IdentityError},
     maintenance,
     metrics::Metrics,
     node::Node,
+    reload::Live,
+    services::{Outside, Services},
     settings,
 };
 
@@ -52,6 +55,8 @@ pub enum StartError {
     DataDir { path: String, source: std::io::Error },
     #[error("the configuration cannot be used: {0}")]
     Setting(String),
+    #[error("what services keep cannot be opened: {0}")]
+    Actors(String),
     #[error("no thread could be started: {0}")]
     Thread(std::io::Error),
     #[error("stored events cannot be read: {0}")]
@@ -77,6 +82,7 @@ impl Node {
             held: held.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
+            newest: watch::Sender::new(0),
             later: OnceLock::new(),
         });
         let store = open_store(&config, &clock, &commits).await?;
@@ -100,6 +106,22 @@ impl Node {
         load_quotas(&store, &quotas).await?;
         // Nothing is committed before this: no door is open yet.
         let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
+        let locks = Arc::new(Locks::new(store.clone(), held));
+        let event_limits = settings::event_limits(&config);
+        let outside = |router| Outside {
+            router,
+            events: events.clone(),
+            locks: locks.clone(),
+            policy: policy.clone(),
+            quotas: quotas.clone(),
+            clock: clock.clone(),
+            event_limits,
+            key: identity.key.clone(),
+            lane: events.lane(),
+            committed: commits.newest.subscribe(),
+        };
+        let services =
+            Services::open(&config, &identity.relay_id, &dir, outside, clock.clone()).await?;
         let sessions = settings::sessions(&config, &identity.relay_id);
         let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
         let inboxes = Inboxes::new(store.clone());
@@ -121,19 +143,29 @@ impl Node {
             .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
         let attachments =
             Attachments::new(store.clone(), files, clock.clone(), settings::attachments(&config));
+        let federated = Federated::start(Parts {
+            config: &config,
+            identity: &identity,
+            dir: &dir,
+            router: services.router.clone(),
+            sessions: sessions.clone(),
+            clock: clock.clone(),
+        })?;
         let node = Arc::new(Self {
             conversations,
             inboxes,
             key_packages,
             presence: Arc::new(presence),
             attachments: Arc::new(attachments),
-            user_frames: Windows::new(1_000, FRAME_KEYS),
-            locks: Locks::new(store.clone(), held),
-            event_limits: settings::event_limits(&config),
+            locks,
+            services: Arc::new(services),
+            federated: Arc::new(federated),
             started_at_ns: clock.wall_ns(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             draining: Default::default(),
+            stop_asked: watch::Sender::new(None),
+            live: Live::new(config.clone()),
             config,
             identity,
             clock,
@@ -155,9 +187,16 @@ impl Node {
         node.tasks.spawn(async move { presence.run(stop).await });
         node.tasks.spawn(maintenance::run_chat(Arc::downgrade(&node), node.stop.clone()));
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
+        if let Err(error) = node.services.start_configured(&node.config).await {
+            node.close(START_GRACE).await;
+            return Err(error);
+        }
         Ok(node)
     }
 }
+
+/// Time for what was started already, where the rest cannot be.
+const START_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 async fn open_store(
     config: &Config,
@@ -190,9 +229,6 @@ async fn open_store(
         }
     }
 }
-
-/// Users whose frames of the present second are counted; beyond it some are forgotten.
-const FRAME_KEYS: usize = 100_000;
 
 /// Connections beside the writer's: enough to hide the server's latency, few of its limit (100 by default).
 const POSTGRES_READERS: usize = 8;
@@ -272,6 +308,8 @@ struct Commits {
     held: Arc<HeldCounts>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
+    /// The newest `seq`, for readers that wait at the end of the log.
+    newest: watch::Sender<u64>,
     later: OnceLock<Later>,
 }
 
@@ -287,6 +325,9 @@ impl CommitObserver for Commits {
         if let Some(later) = self.later.get() {
             later.events.committed(events);
             later.fanout.committed(events);
+        }
+        if let Some(last) = events.last() {
+            self.newest.send_replace(last.seq);
         }
         self.metrics.committed(events, self.clock.wall_ns());
     }

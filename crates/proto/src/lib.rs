@@ -9,10 +9,12 @@
 //! - [`conv`]: conversations, what is asked of them and answered
 //! - [`mls`]: MLS messages as a relay without keys reads them
 //! - [`link`]: what relays say to each other
+//! - [`registry`], [`balance`], [`route`]: what lives where in the federation, which instance, which way
 //! - [`frame`], [`error`]: the one frame, the one error
 
 pub mod address;
 pub mod auth;
+pub mod balance;
 pub mod call;
 pub mod conv;
 pub mod cursor;
@@ -25,6 +27,8 @@ pub mod lease;
 pub mod link;
 pub mod mls;
 pub mod name;
+pub mod registry;
+pub mod route;
 
 pub use address::{Address, NodeAddress, RelayId, ServiceName};
 pub use call::{Call, CallError, Caller};
@@ -34,3 +38,4 @@ pub use event::{Event, EventError, EventLimits, RawEvent, SigningKey};
 pub use filter::Filter;
 pub use key::{EventId, NodeId};
 pub use name::Namespace;
+pub use registry::ServiceRecord;

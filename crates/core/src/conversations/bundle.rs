@@ -58,9 +58,9 @@ impl Conversations {
             group_info: (group_info.epoch, sealed),
             members_add: each_once(Some(commit.members_add), None)?,
             members_remove: each_once(Some(commit.members_remove), None)?,
-            max_members: self.config.max_members,
-            max_per_user: self.config.convs_per_user,
-            max_inbox: self.config.max_inbox,
+            max_members: self.config().max_members,
+            max_per_user: self.config().convs_per_user,
+            max_inbox: self.config().max_inbox,
         };
         let done = self.lines.of(&conv).enter(&self.lines, Job::commit(bundle))?;
         let outcome = done.await.map_err(|_| stopping())?;

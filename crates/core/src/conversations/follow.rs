@@ -90,7 +90,7 @@ impl Conversations {
             Start::Cursor => window.next_seq,
         };
         following.latest_seq = window.latest_seq;
-        let hidden = if self.config.history_from_join { window.joined_seq } else { 0 };
+        let hidden = if self.config().history_from_join { window.joined_seq } else { 0 };
         let (from, earliest) = (following.next_seq, window.earliest_seq.max(hidden + 1));
         if from < earliest {
             return Err(pruned(from, earliest, window.latest_seq));
@@ -105,7 +105,7 @@ impl Conversations {
     pub async fn page(&self, request: PageRequest) -> Result<(Page, u64), Problem> {
         let PageRequest { conv, user, from_seq, limit } = request;
         let query =
-            LogQuery { conv, user, from_seq, limit, from_join: self.config.history_from_join };
+            LogQuery { conv, user, from_seq, limit, from_join: self.config().history_from_join };
         let page = self.store.read_log(query).await.map_err(|error| store_problem(&error))?;
         let (entries, latest_seq) = match page {
             LogPage::NotMember => return Err(Problem::forbidden("membership revoked")),

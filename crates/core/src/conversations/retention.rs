@@ -16,7 +16,7 @@ const DAY_MS: u64 = 86_400_000;
 impl Conversations {
     /// After an append: a log above its count loses its oldest at once. Failures are left to the sweep.
     pub(super) fn prune_after(&self, conv: &ConvId, now_ms: u64) {
-        if self.config.retention.max_events.is_none() {
+        if self.config().retention.max_events.is_none() {
             return;
         }
         let (store, conv, stats) = (self.store.clone(), conv.clone(), self.stats.clone());
@@ -37,7 +37,7 @@ impl Conversations {
     /// The store's; what was pruned by then stays pruned.
     pub async fn sweep(&self) -> Result<(), StoreError> {
         let now_ms = self.now_ms();
-        let retention = &self.config.retention;
+        let retention = self.config().retention;
         if retention.max_events.is_some() || retention.max_age_ms.is_some() {
             let mut after = 0;
             loop {
@@ -50,7 +50,7 @@ impl Conversations {
             }
         }
         self.store
-            .sweep_message_ids(now_ms.saturating_sub(self.config.idempotency_window_ms))
+            .sweep_message_ids(now_ms.saturating_sub(self.config().idempotency_window_ms))
             .await?;
         let acked_before = now_ms.saturating_sub(7 * DAY_MS);
         self.store.sweep_inboxes(acked_before, now_ms.saturating_sub(90 * DAY_MS)).await?;
@@ -70,7 +70,7 @@ impl Conversations {
     }
 
     fn rules(&self, now_ms: u64) -> ConversationRetention {
-        let retention = &self.config.retention;
+        let retention = self.config().retention;
         ConversationRetention {
             max_events: retention.max_events,
             before_ms: retention.max_age_ms.map(|age| now_ms.saturating_sub(age)),

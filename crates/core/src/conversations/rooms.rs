@@ -34,7 +34,7 @@ impl Conversations {
         room: CreateRoom,
     ) -> Result<Answer, Problem> {
         let members = each_once(room.members, Some(caller.user))?;
-        self.rooms.count(caller.user, self.config.room_creates_per_min, self.now_ms())?;
+        self.rooms.count(caller.user, self.config().room_creates_per_min, self.now_ms())?;
         let kind = match room.kind {
             Some(kind) => kind,
             None if room.profile == Profile::Opaque && room.conv_id.has_dm_prefix() => ConvKind::Dm,
@@ -64,7 +64,7 @@ impl Conversations {
                 text.parse().map_err(|error| Problem::invalid(format!("{error}")))?
             }
         };
-        self.dms.count(caller.user, self.config.dm_creates_per_min, self.now_ms())?;
+        self.dms.count(caller.user, self.config().dm_creates_per_min, self.now_ms())?;
         self.create(caller, conv.clone(), dm.profile, ConvKind::Dm, vec![peer]).await?;
         Ok(Answer::Created(Created { status: Status::Ok, conv_id: conv }))
     }
@@ -89,12 +89,12 @@ impl Conversations {
             conv,
             profile,
             kind,
-            home: self.config.gateway_id.clone(),
+            home: self.config().gateway_id.clone(),
             creator: caller.user,
             members,
             at_ms: self.now_ms(),
-            max_members: self.config.max_members,
-            max_per_user: self.config.convs_per_user,
+            max_members: self.config().max_members,
+            max_per_user: self.config().convs_per_user,
         };
         let outcome = self.store.create_conversation(new).await;
         match outcome.map_err(|error| store_problem(&error))? {
@@ -120,8 +120,8 @@ impl Conversations {
             act,
             targets: each_once(target.members, None)?,
             at_ms: self.now_ms(),
-            max_members: self.config.max_members,
-            max_per_user: self.config.convs_per_user,
+            max_members: self.config().max_members,
+            max_per_user: self.config().convs_per_user,
             conv: target.conv_id,
         };
         let line = self.lines.of(&change.conv);

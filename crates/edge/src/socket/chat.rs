@@ -1,7 +1,7 @@
 //! `conv.*`, `presence.*` and `inbox.*` frames (`gateway.md` 2.1, 15).
 
 use futures_util::FutureExt;
-use relay_core::{conversations::PendingAnswer, limits::Exceeded};
+use relay_core::conversations::PendingAnswer;
 use relay_proto::{
     Problem,
     conv::{Answer, Caller, Request},
@@ -12,13 +12,6 @@ use serde_json::json;
 
 use super::{connection::Connection, requests::Reply};
 use crate::chat::ContactsBody;
-
-/// Frames of one connection in the present second.
-#[derive(Debug, Default)]
-pub(super) struct FrameRate {
-    second: u64,
-    count: u64,
-}
 
 #[derive(Deserialize)]
 struct InboxSubscribe {
@@ -68,30 +61,7 @@ pub(super) fn handle(on: &mut Connection, frame: &Frame<'_>) -> Option<Result<Re
         },
         _ => return None,
     };
-    Some(on.chat_caller().and_then(|caller| {
-        count(on, &caller)?;
-        serve(on, frame, caller)
-    }))
-}
-
-/// Floods are refused; nobody reads slower for them.
-fn count(on: &mut Connection, caller: &Caller) -> Result<(), Problem> {
-    let now_ms = on.node.clock.wall_ns() / 1_000_000;
-    if let Some(limit) = on.node.config.chat.frames_per_sec {
-        let rate = &mut on.frame_rate;
-        if rate.second != now_ms / 1_000 {
-            *rate = FrameRate { second: now_ms / 1_000, count: 0 };
-        }
-        if rate.count >= limit {
-            return Err(Exceeded { retry_after_ms: 1_000 - now_ms % 1_000 }.into());
-        }
-        rate.count += 1;
-    }
-    if let Some(limit) = on.node.config.chat.user_frames_per_sec {
-        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        on.node.user_frames.count(caller.user, limit, now_ms)?;
-    }
-    Ok(())
+    Some(on.chat_caller().and_then(|caller| serve(on, frame, caller)))
 }
 
 fn acked(frame: &Frame<'_>, answer: PendingAnswer) -> Reply {
