@@ -109,7 +109,7 @@ impl Attachments {
         }
         let used = self.store.blob_usage(owner).await.map_err(|error| store_problem(&error))?;
         let left = self.config().quota_bytes.saturating_sub(used);
-        if told.unwrap_or(0) > left {
+        if told.unwrap_or(0) > left && self.find(hash).await.is_err() {
             return Err(over_quota(used));
         }
         let writer = self.files.create().await.map_err(|error| file_problem(&error))?;

@@ -66,6 +66,9 @@ async fn a_session_from_start_to_end() {
     }
     socket.ask("conv.send", "6", send).await;
     assert_eq!(socket.answer("6").await["body"]["seq"], 1);
+    // Each resume gave a new token for HTTP, too.
+    let token = ready["body"]["session_token"].as_str().unwrap().to_owned();
+    let alice = Person { token, ..alice };
     let mut bobs = bob.socket(&house).await;
     bobs.follow("room", 1).await;
     assert_eq!(bobs.seq().await, 1);
