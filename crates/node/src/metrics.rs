@@ -260,6 +260,7 @@ impl Node {
             load(&metrics.connections),
             load(&metrics.sse_streams)
         );
+        self.chat_metrics(&mut out);
         let _ = writeln!(
             out,
             "# HELP relay_http_responses_total Answers over HTTP.\n# TYPE relay_http_responses_total counter"

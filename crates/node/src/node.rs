@@ -11,11 +11,16 @@ use std::{
 use arc_swap::ArcSwap;
 use relay_actors::{BodyStream, Reply};
 use relay_core::{
+    attachments::Attachments,
     audit::Audit,
+    conversations::Conversations,
     events::Events,
     fanout::Fanout,
+    inbox::Inboxes,
+    key_packages::KeyPackages,
     locks::Locks,
     policy::{Op, Policy, Principal, quota::Quotas},
+    presence::Presence,
     sessions::Sessions,
 };
 use relay_proto::{Call, CallError, Caller, EventLimits, Namespace, Problem};
@@ -43,6 +48,11 @@ pub struct Node {
     pub policy: Arc<Policy>,
     pub quotas: Arc<Quotas>,
     pub sessions: Arc<Sessions>,
+    pub conversations: Arc<Conversations>,
+    pub inboxes: Arc<Inboxes>,
+    pub key_packages: KeyPackages,
+    pub presence: Arc<Presence>,
+    pub attachments: Arc<Attachments>,
     pub audit: Arc<Audit>,
     pub services: Arc<Services>,
     pub(crate) federated: ArcSwap<Federated>,
@@ -147,6 +157,9 @@ impl Node {
         self.tasks.close();
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "tasks did not end in time");
+        }
+        if tokio::time::timeout(within, self.conversations.close()).await.is_err() {
+            tracing::warn!("conversations did not come to rest in time");
         }
         self.keep_usage().await;
         self.store.close().await;

@@ -7,7 +7,13 @@ use relay_core::policy::{
     AclConfig, Groups, Op, Ops, Pattern, RotationMode, Rule, Who,
     quota::{QuotaConfig, QuotaLimits},
 };
-use relay_core::sessions::SessionsConfig;
+use relay_core::{
+    attachments::AttachmentConfig,
+    conversations::{ChatConfig, LogRetention},
+    key_packages::KeyPackagesConfig,
+    presence::PresenceConfig,
+    sessions::SessionsConfig,
+};
 use relay_proto::{EventLimits, NodeId};
 
 use crate::{
@@ -114,6 +120,72 @@ pub(crate) fn sessions(config: &Config, relay_id: &str) -> SessionsConfig {
             Backend::Postgres => Some(SESSION_RECHECK_MS),
         },
     }
+}
+
+/// Limits and rules of conversations.
+pub(crate) fn chat(config: &Config, relay_id: &str) -> ChatConfig {
+    let chat = &config.chat;
+    let ms = |duration: std::time::Duration| duration.as_millis() as u64;
+    ChatConfig {
+        gateway_id: relay_id.to_owned(),
+        max_env: chat.max_env,
+        sends_per_min: rate(chat.sends_per_min),
+        dm_creates_per_min: rate(chat.dm_creates_per_min),
+        room_creates_per_min: rate(chat.room_creates_per_min),
+        invites_per_min: rate(chat.invites_per_min),
+        removes_per_min: rate(chat.removes_per_min),
+        max_members: chat.max_members,
+        convs_per_user: chat.convs_per_user,
+        history_from_join: chat.history_from_join,
+        mls_aware: chat.mls_aware,
+        retention: LogRetention {
+            max_events: chat.retention_max_events,
+            max_age_ms: chat.retention_max_age.map(ms),
+            hard: chat.retention_hard_limits,
+            cursor_stale_after_ms: chat.cursor_stale_after.map(ms),
+        },
+        idempotency_window_ms: ms(chat.idempotency_window),
+        max_inbox: chat.inbox_max,
+    }
+}
+
+/// Limits of the directory of KeyPackages.
+pub(crate) fn key_packages(config: &Config) -> KeyPackagesConfig {
+    let chat = &config.chat;
+    KeyPackagesConfig {
+        fetches_per_min: rate(chat.kp_fetches_per_min),
+        target_fetches_per_min: rate(chat.kp_target_fetches_per_min),
+        publishes_per_min: rate(chat.kp_publishes_per_min),
+        pool_max: chat.kp_pool_max,
+        max_inbox: chat.inbox_max,
+    }
+}
+
+/// Limits of presence.
+pub(crate) fn presence(config: &Config) -> PresenceConfig {
+    let presence = &config.presence;
+    PresenceConfig {
+        watchlist_max: presence.watchlist_max,
+        watchers_max: presence.watchers_max,
+        blocklist_max: presence.blocklist_max,
+        watch_changes_per_min: rate(presence.watch_mutations_per_min),
+        block_changes_per_min: rate(presence.block_mutations_per_min),
+        renews_per_min: rate(presence.renews_per_min),
+        status_per_min: rate(presence.status_per_min),
+    }
+}
+
+/// Sizes and ages of attachments.
+pub(crate) fn attachments(config: &Config) -> AttachmentConfig {
+    AttachmentConfig {
+        max_bytes: config.chat.blob_max.0,
+        quota_bytes: config.chat.blob_quota.0,
+        ttl_ms: config.chat.blob_ttl.as_millis() as u64,
+    }
+}
+
+fn rate(limit: Option<u64>) -> u32 {
+    limit.map_or(u32::MAX, narrow)
 }
 
 /// How late a relay may notice that another one over the same database ended a session.

@@ -5,14 +5,19 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use rand_core::{OsRng, RngCore};
 use relay_core::{
+    attachments::Attachments,
     audit::Audit,
+    conversations::Conversations,
     events::{Events, EventsConfig, Question},
     fanout::Fanout,
+    inbox::Inboxes,
+    key_packages::KeyPackages,
     locks::{HeldCounts, Locks},
     policy::{
         CHANGING_KINDS, Policy,
         quota::{Quotas, TenantUsage},
     },
+    presence::Presence,
     sessions::Sessions,
 };
 use relay_proto::{
@@ -20,8 +25,8 @@ use relay_proto::{
     lease::{LeaseLimits, LeaseRow},
 };
 use relay_store::{
-    Clock, CommitObserver, Committed, Order, PostgresOptions, PostgresStore, SqliteOptions,
-    SqliteStore, Store, StoreError, WriteStats,
+    BlobFiles, Clock, CommitObserver, Committed, Order, PostgresOptions, PostgresStore,
+    SqliteOptions, SqliteStore, Store, StoreError, WriteStats,
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -122,6 +127,25 @@ impl Node {
             Services::open(&config, &identity.relay_id, &dir, outside, clock.clone()).await?;
         let sessions = settings::sessions(&config, &identity.relay_id);
         let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
+        let inboxes = Inboxes::new(store.clone());
+        let conversations = Conversations::new(
+            store.clone(),
+            clock.clone(),
+            settings::chat(&config, &identity.relay_id),
+            inboxes.clone(),
+        );
+        let key_packages = KeyPackages::new(
+            store.clone(),
+            clock.clone(),
+            settings::key_packages(&config),
+            inboxes.clone(),
+        );
+        let presence =
+            Presence::open(store.clone(), clock.clone(), settings::presence(&config)).await?;
+        let files = BlobFiles::open(&dir.join("blobs"))
+            .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
+        let attachments =
+            Attachments::new(store.clone(), files, clock.clone(), settings::attachments(&config));
         let federated = Federated::start(Parts {
             config: &linked,
             joined: joined.as_ref(),
@@ -132,6 +156,11 @@ impl Node {
             clock: clock.clone(),
         })?;
         let node = Arc::new(Self {
+            conversations,
+            inboxes,
+            key_packages,
+            presence: Arc::new(presence),
+            attachments: Arc::new(attachments),
             locks,
             services: Arc::new(services),
             federated: ArcSwap::from_pointee(federated),
@@ -158,6 +187,9 @@ impl Node {
         node.tasks.spawn(async move { sessions.run(stop).await });
         let (audit, stop) = (node.audit.clone(), node.stop.clone());
         node.tasks.spawn(async move { audit.run(stop).await });
+        let (presence, stop) = (node.presence.clone(), node.stop.clone());
+        node.tasks.spawn(async move { presence.run(stop).await });
+        node.tasks.spawn(maintenance::run_chat(Arc::downgrade(&node), node.stop.clone()));
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
         if let Err(error) = node.services.start_configured(&node.config).await {
             node.close(START_GRACE).await;

@@ -6,6 +6,8 @@
 //! - [`address`], [`call`]: where a service is, what a call of it is, who may
 //! - [`auth`]: proofs, tokens, signed requests
 //! - [`lease`]: the rules of locks
+//! - [`conv`]: conversations, what is asked of them and answered
+//! - [`mls`]: MLS messages as a relay without keys reads them
 //! - [`link`]: what relays say to each other
 //! - [`registry`], [`balance`], [`route`]: what lives where in the federation, which instance, which way
 //! - [`frame`], [`error`]: the one frame, the one error
@@ -14,6 +16,7 @@ pub mod address;
 pub mod auth;
 pub mod balance;
 pub mod call;
+pub mod conv;
 pub mod cursor;
 pub mod error;
 pub mod event;
@@ -22,6 +25,7 @@ pub mod frame;
 pub mod key;
 pub mod lease;
 pub mod link;
+pub mod mls;
 pub mod name;
 pub mod registry;
 pub mod route;

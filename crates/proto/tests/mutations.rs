@@ -15,7 +15,9 @@ use relay_proto::{
         codec::{StreamEnd, encode},
         handshake::{Identity, Initiator, Offer, error_message},
     },
+    mls::decode_base64,
 };
+use relay_testkit::mls::MlsDevice;
 
 /// xorshift64*: small, and all that is asked of it is variety.
 struct Random(u64);
@@ -190,6 +192,17 @@ fn proofs() {
         format!("st_{}", "A".repeat(43)),
     ];
     run("proof", &samples.map(String::into_bytes), entry::proof);
+}
+
+#[test]
+fn mls() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("vectors/mls-vectors.json")).unwrap();
+    let messages = vectors["ds_header"].as_array().unwrap().iter();
+    let mut samples: Vec<Vec<u8>> =
+        messages.map(|case| decode_base64(case["message"].as_str().unwrap()).unwrap()).collect();
+    samples.push(MlsDevice::new(1, 2).key_package_with(10_000, 20_000, 15_000));
+    run("mls", &samples, entry::mls);
 }
 
 /// Messages of a link as this program writes them, and some as another might.

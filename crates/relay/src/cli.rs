@@ -186,6 +186,8 @@ pub enum Command {
     Token(commands::access::Token),
     /// Invite somebody: the same as `token create --for user`
     Invite(commands::access::Invite),
+    /// Users of this relay
+    User(commands::user::UserGroup),
     /// Send any request
     Api(commands::api::Api),
     /// The relay's configuration
@@ -293,6 +295,7 @@ fn dispatch(app: &App, command: Command) -> Outcome {
             Command::Audit(command) => command.run(app).await,
             Command::Token(command) => command.run(app).await,
             Command::Invite(command) => command.run(app).await,
+            Command::User(command) => command.run(app).await,
             Command::Api(command) => command.run(app).await,
             Command::Config(command) => command.run(app).await,
             Command::Store(command) => command.run(app).await,

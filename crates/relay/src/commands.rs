@@ -27,3 +27,4 @@ pub mod services;
 pub mod session;
 pub mod store;
 pub mod topology;
+pub mod user;

@@ -35,7 +35,7 @@ use crate::{
 use connect::Server;
 pub(crate) use log::array as number_list;
 use names::ReadNames;
-pub(crate) use sessions::plain as plain_text;
+pub(crate) use sessions::{plain as plain_text, user_lock};
 use writer::{NoDomain, PostgresWriter};
 
 /// How long a read waits for a free connection.

@@ -280,7 +280,7 @@ fn open_connection(path: &Path, role: Role) -> Result<Connection> {
     } | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(Duration::from_secs(5))?;
-    conn.set_prepared_statement_cache_capacity(64);
+    conn.set_prepared_statement_cache_capacity(256);
     if role == Role::Writer {
         // Only for a new database: lets retention give space back.
         conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;

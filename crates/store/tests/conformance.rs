@@ -6,6 +6,8 @@ mod keys;
 #[path = "conformance/place.rs"]
 mod place;
 
+#[path = "conformance/chat.rs"]
+mod chat;
 #[path = "conformance/events.rs"]
 mod events;
 #[path = "conformance/leases.rs"]
@@ -73,4 +75,14 @@ on_each_store![
     sessions::operators_tokens_are_counted,
     sessions::the_audit_log_is_read_backwards,
     sessions::a_revocation_beats_sessions_that_start_beside_it,
+    chat::messages_are_numbered_without_gaps,
+    chat::governance_is_all_or_nothing,
+    chat::blocks_hold_in_both_directions,
+    chat::cursors_and_marks_only_rise,
+    chat::retention_waits_for_readers_unless_told_otherwise,
+    chat::one_commit_wins_each_epoch,
+    chat::a_bundle_is_all_or_nothing,
+    chat::a_key_package_is_handed_out_once,
+    chat::full_and_expired_pools,
+    chat::vaults_blobs_and_users,
 ];

@@ -14,9 +14,9 @@ pub(super) struct Operation {
     pub answers: &'static [(u16, &'static str)],
 }
 
-type Query = &'static [(&'static str, &'static str)];
+pub(super) type Query = &'static [(&'static str, &'static str)];
 
-const fn get(
+pub(super) const fn get(
     tag: &'static str,
     path: &'static str,
     summary: &'static str,
@@ -26,7 +26,7 @@ const fn get(
     Operation { method: "get", path, tag, summary, query, body: None, answers }
 }
 
-const fn post(
+pub(super) const fn post(
     tag: &'static str,
     path: &'static str,
     summary: &'static str,

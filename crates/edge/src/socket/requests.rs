@@ -7,7 +7,7 @@ use relay_proto::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{connection::Connection, rpc, session};
+use super::{chat, connection::Connection, rpc, session};
 use crate::locks;
 
 /// How a request is answered.
@@ -17,8 +17,8 @@ pub(super) enum Reply {
     Now(String),
     /// And then the socket is closed.
     Last(String),
-    /// When it is done; others go on meanwhile.
-    Later(BoxFuture<'static, String>),
+    /// When it is done, if there is anything to tell; others go on meanwhile.
+    Later(BoxFuture<'static, Option<String>>),
 }
 
 /// Serves one frame.
@@ -63,6 +63,9 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
             Ok(Reply::None)
         }
         other => {
+            if let Some(reply) = chat::handle(on, frame) {
+                return reply;
+            }
             let area = other.split('.').next().unwrap_or_default();
             if matches!(area, "conv" | "presence" | "rpc" | "inbox" | "session") {
                 locks::need_key(&on.principal)?;
@@ -92,9 +95,9 @@ where
     let id = frame.id.as_deref().map(str::to_owned);
     let (node, who) = (on.node.clone(), on.principal);
     Ok(Reply::Later(Box::pin(async move {
-        match run(node, who, body).await {
+        Some(match run(node, who, body).await {
             Ok(answer) => encode(t, id.as_deref(), &answer),
             Err(problem) => encode_error(id.as_deref(), &problem),
-        }
+        })
     })))
 }

@@ -42,8 +42,10 @@ section! {
         events: Events = Events::default();
         /// Limits of locks.
         locks: Locks = Locks::default();
-        /// Authentication, sessions and connections.
+        /// Authentication, sessions, connections; conversations and what belongs to them.
         chat: Chat = Chat::default();
+        /// Who is online, who may know, whom somebody does not want to hear of.
+        presence: Presence = Presence::default();
         /// Who may call services, and what is kept of calls.
         calls: Calls = Calls::default();
         /// Local programs as services.
@@ -369,7 +371,7 @@ section! {
 }
 
 section! {
-    /// Authentication, sessions and connections.
+    /// Authentication, sessions, connections; conversations and what belongs to them.
     pub struct Chat {
         /// The URL under which clients reach this relay. "" = made from the request.
         public_url: String = String::new();
@@ -407,6 +409,78 @@ section! {
         conns_per_device: Option<u64> = Some(10);
         /// Connections from one address. 0 = no limit.
         conns_per_address: Option<u64> = Some(1_000);
+        /// Frames that may wait on one connection before its subscriptions go back to reading from the store.
+        queue_frames: u64 = 1_000, in 16..=100_000;
+        /// Conversations that one connection may follow.
+        subscriptions_per_conn: u64 = 1_000, in 1..=100_000;
+        /// Longest `env` of a message, characters.
+        max_env: u64 = 262_144, in 256..=8_388_608;
+        /// Messages a minute of one user in one conversation. 0 = no limit.
+        sends_per_min: Option<u64> = Some(120);
+        /// Direct messages a minute that one user may begin. 0 = no limit.
+        dm_creates_per_min: Option<u64> = Some(30);
+        /// Rooms a minute that one user may make. 0 = no limit.
+        room_creates_per_min: Option<u64> = Some(60);
+        /// Invitations a minute of one user to one conversation. 0 = no limit.
+        invites_per_min: Option<u64> = Some(60);
+        /// Removals a minute of one user from one conversation. 0 = no limit.
+        removes_per_min: Option<u64> = Some(60);
+        /// Most members of a conversation.
+        max_members: u64 = 1_024, in 2..=10_000;
+        /// Most conversations of a user.
+        convs_per_user: u64 = 5_000, in 1..=100_000;
+        /// Whether members see nothing of what came before their latest join.
+        history_from_join: bool = false;
+        /// Whether the relay reads the epoch of commits in opaque conversations, so that the first of an epoch wins.
+        mls_aware: bool = false;
+        /// The newest so many messages of a conversation are kept. 0 = all.
+        retention_max_events: Option<u64> = None;
+        /// Messages older than this are pruned. "0" = kept for ever.
+        retention_max_age: Option<Duration> = None;
+        /// How often old messages are looked for.
+        retention_sweep_interval: Duration = Duration::from_secs(60), in Duration::from_secs(1)..=Duration::from_secs(86_400);
+        /// Whether messages are pruned although a device of a member has not seen them.
+        retention_hard_limits: bool = false;
+        /// A device that acknowledged nothing for so long keeps no messages from being pruned. "0" = it always does.
+        cursor_stale_after: Option<Duration> = None;
+        /// How long a message's id is known after the message was pruned.
+        idempotency_window: Duration = Duration::from_secs(604_800), in Duration::from_secs(60)..=Duration::from_secs(366 * 86_400);
+        /// KeyPackage fetches a minute of one user. 0 = no limit.
+        kp_fetches_per_min: Option<u64> = Some(60);
+        /// KeyPackage fetches a minute of one user's packages by all others. 0 = no limit.
+        kp_target_fetches_per_min: Option<u64> = Some(120);
+        /// Times a minute that a device may hand KeyPackages in. 0 = no limit.
+        kp_publishes_per_min: Option<u64> = Some(60);
+        /// KeyPackages of a device that wait to be handed out; above it the oldest go.
+        kp_pool_max: u64 = 1_000, in 1..=100_000;
+        /// Most entries of a device's inbox; above it the oldest go.
+        inbox_max: u64 = 10_000, in 100..=1_000_000;
+        /// Largest attachment.
+        blob_max: Size = Size::mib(64), in Size::kib(1)..=Size::mib(4_096);
+        /// Attachments of one user, together.
+        blob_quota: Size = Size::mib(1_024), in Size::kib(1)..=Size::mib(1_048_576);
+        /// How long an attachment is kept after it was last handed in.
+        blob_ttl: Duration = Duration::from_secs(30 * 86_400), in Duration::from_secs(60)..=Duration::from_secs(3_660 * 86_400);
+    }
+}
+
+section! {
+    /// Who is online, who may know, whom somebody does not want to hear of.
+    pub struct Presence {
+        /// Contacts that a user may watch.
+        watchlist_max: u64 = 256, in 1..=10_000;
+        /// Users whose watching of one user counts.
+        watchers_max: u64 = 256, in 1..=100_000;
+        /// Contacts that a user may block.
+        blocklist_max: u64 = 256, in 1..=10_000;
+        /// Changes a minute of a user's watchlist. 0 = no limit.
+        watch_mutations_per_min: Option<u64> = Some(60);
+        /// Changes a minute of a user's blocklist. 0 = no limit.
+        block_mutations_per_min: Option<u64> = Some(60);
+        /// Leases and renewals a minute of one device. 0 = no limit.
+        renews_per_min: Option<u64> = Some(60);
+        /// Questions a minute of one user about who is online. 0 = no limit.
+        status_per_min: Option<u64> = Some(120);
     }
 }
 

@@ -17,6 +17,7 @@ use relay_proto::{
         handshake::{Acceptor, AuthMethod, Identity, Offer},
         session::{Config, Pace, Session},
     },
+    mls::{Head, KeyPackage},
     registry::{Gossip, Limits, Output, Registry, Timing},
 };
 
@@ -86,6 +87,20 @@ pub fn proof(bytes: &[u8]) {
         if request.check_target("GET", urls.into_iter(), 1_000).is_ok() {
             request.check_body(b"").unwrap();
         }
+    }
+}
+
+/// An MLS message: a head tells a group of 32 bytes or nothing; a KeyPackage that verifies has one reference and
+/// an end of its lifetime that both readings agree on.
+pub fn mls(bytes: &[u8]) {
+    if let Ok(head) = Head::parse(bytes)
+        && let Some((group, epoch)) = head.place()
+    {
+        assert!(bytes.windows(32).any(|window| window == group));
+        assert!(bytes.windows(8).any(|window| window == epoch.to_be_bytes()));
+    }
+    if let Ok(package) = KeyPackage::parse(bytes) {
+        assert_eq!(KeyPackage::expiry_of(bytes), Some(package.not_after));
     }
 }
 

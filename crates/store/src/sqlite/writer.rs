@@ -146,10 +146,11 @@ impl DomainWrite<SqliteWriter> for Write {
 }
 
 fn under_savepoint<T>(conn: &Connection, run: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-    conn.execute_batch("SAVEPOINT domain")?;
+    let execute = |sql| conn.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+    execute("SAVEPOINT domain")?;
     match run(conn) {
         Ok(done) => {
-            conn.execute_batch("RELEASE domain")?;
+            execute("RELEASE domain")?;
             Ok(done)
         }
         Err(error) => {
