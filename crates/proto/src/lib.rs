@@ -6,6 +6,7 @@
 //! - [`address`], [`call`]: where a service is, what a call of it is, who may
 //! - [`auth`]: proofs, tokens, signed requests
 //! - [`lease`]: the rules of locks
+//! - [`polycentric`]: the social protocol, with rules of its own
 //! - [`frame`], [`error`]: the one frame, the one error
 
 pub mod address;
@@ -19,6 +20,7 @@ pub mod frame;
 pub mod key;
 pub mod lease;
 pub mod name;
+pub mod polycentric;
 
 pub use address::{Address, NodeAddress, RelayId, ServiceName};
 pub use call::{Call, CallError, Caller};
