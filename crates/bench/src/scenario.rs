@@ -6,6 +6,7 @@ pub mod fanout;
 pub mod idle;
 pub mod locks;
 pub mod queries;
+pub mod social;
 pub mod start;
 pub mod subs;
 
@@ -64,6 +65,8 @@ pub enum Scenario {
     Subs,
     /// From the start of the process to `/readyz`.
     Start,
+    /// Social events: uploads, feeds, references with counts, unchanged answers.
+    Social,
     /// First pages by every documented filter over millions of events.
     Big,
 }
@@ -78,6 +81,7 @@ impl Scenario {
             Self::Idle => "idle",
             Self::Subs => "subs",
             Self::Start => "start",
+            Self::Social => "social",
             Self::Big => "big",
         }
     }
@@ -92,6 +96,7 @@ impl Scenario {
             Self::Idle => idle::rows(run).await,
             Self::Subs => subs::rows(run).await,
             Self::Start => start::rows(run).await,
+            Self::Social => social::rows(run).await,
             Self::Big => big::rows(run).await,
         }
     }

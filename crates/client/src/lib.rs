@@ -26,6 +26,7 @@ pub mod import;
 pub mod keys;
 pub mod locks;
 pub mod session;
+pub mod social;
 mod socket;
 pub mod sse;
 pub mod stream;

@@ -4,6 +4,7 @@
 //! - [`locks`]: leases with fencing tokens
 //! - [`policy`]: who may do what in which namespace, and how much of it
 //! - [`sessions`]: proofs, sessions, operators' tokens
+//! - [`social`]: the social layer
 //! - [`audit`]: refusals and administrative acts, written down
 //! - [`limits`]: rates in bounded memory
 //! - [`fanout`]: from a commit to those who wait for it
@@ -16,3 +17,4 @@ pub mod limits;
 pub mod locks;
 pub mod policy;
 pub mod sessions;
+pub mod social;

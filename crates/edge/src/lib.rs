@@ -16,6 +16,7 @@ mod reply;
 mod routes;
 mod server;
 mod sessions;
+mod social;
 mod socket;
 mod sse;
 mod stall;

@@ -20,7 +20,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::{
     access, events, info, locks, openapi,
     reply::{Refused, name_request},
-    sessions, socket, sse,
+    sessions, social, socket, sse,
 };
 
 /// Every route of the relay.
@@ -69,8 +69,9 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/stream", get(socket::upgrade))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
-        .layer(middleware::from_fn_with_state(node.clone(), count))
         .layer(cors)
+        .merge(social::router(&node))
+        .layer(middleware::from_fn_with_state(node.clone(), count))
         .with_state(node)
 }
 

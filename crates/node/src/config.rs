@@ -24,8 +24,9 @@ use std::{
 
 pub use problem::{Origin, Problem, Problems};
 pub use sections::{
-    AclRule, Backend, Chat, Config, Drain, Events, Listen, Locks, Log, LogFormat, NamespacePolicy,
-    Node, Permission, Quota, Rotation, Store, TenantQuota, Tls,
+    AclRule, Backend, Chat, Config, Drain, Events, Listen, Locks, Log, LogFormat, Moderation,
+    NamespacePolicy, Node, Permission, Quota, Rotation, Social, SocialRule, Store, TenantQuota,
+    Tls,
 };
 pub use show::{Line, sample, schema};
 pub use value::{ExistingFile, Inherit, Network, SecretFile, Size};

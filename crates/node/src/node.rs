@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rand_core::{OsRng, RngCore};
 use relay_core::{
     audit::Audit,
     events::Events,
@@ -15,6 +16,7 @@ use relay_core::{
     locks::Locks,
     policy::{Op, Policy, Principal, quota::Quotas},
     sessions::Sessions,
+    social::Social,
 };
 use relay_proto::{EventLimits, Namespace, Problem};
 use relay_store::{Clock, Store};
@@ -22,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config, connections::Connections, gate::Reader, identity::Identity, metrics::Metrics,
+    mirror::Mirrors,
 };
 
 /// A running relay without its doors.
@@ -38,6 +41,9 @@ pub struct Node {
     pub quotas: Arc<Quotas>,
     pub sessions: Arc<Sessions>,
     pub audit: Arc<Audit>,
+    pub social: Arc<Social>,
+    /// Identities that are fetched from other servers.
+    pub mirrors: Mirrors,
     pub connections: Connections,
     pub metrics: Arc<Metrics>,
     pub event_limits: EventLimits,
@@ -69,6 +75,13 @@ impl Node {
             };
             self.audit.refused(&who.to_string(), action, ns.as_str(), problem);
         })
+    }
+
+    /// Bytes that nobody can guess.
+    pub fn random_bytes(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        OsRng.fill_bytes(&mut bytes);
+        bytes
     }
 
     /// From now on `/readyz` says no, so that load balancers look elsewhere.

@@ -13,6 +13,7 @@ use relay_core::{
         quota::{Quotas, TenantUsage},
     },
     sessions::Sessions,
+    social::Social,
 };
 use relay_proto::{
     Event, Filter,
@@ -31,6 +32,7 @@ use crate::{
     identity::{Identity, IdentityError},
     maintenance,
     metrics::Metrics,
+    mirror::{self, Mirrors},
     node::Node,
     settings,
 };
@@ -94,6 +96,12 @@ impl Node {
         load_quotas(&store, &quotas).await?;
         // Nothing is committed before this: no door is open yet.
         let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
+        let follow: Vec<_> =
+            config.social.follow.iter().filter_map(|text| settings::parse_follow(text)).collect();
+        let mut secret = [0; 32];
+        OsRng.fill_bytes(&mut secret);
+        let social = settings::social(&config);
+        let social = Social::start(store.clone(), clock.clone(), social, secret).await?;
         let sessions = settings::sessions(&config, &identity.relay_id);
         let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
         let node = Arc::new(Self {
@@ -112,6 +120,8 @@ impl Node {
             policy,
             quotas,
             sessions,
+            social: Arc::new(social),
+            mirrors: Mirrors::of(&follow),
             audit,
             connections: Connections::default(),
             metrics,
@@ -120,6 +130,10 @@ impl Node {
         node.tasks.spawn(async move { sessions.run(stop).await });
         let (audit, stop) = (node.audit.clone(), node.stop.clone());
         node.tasks.spawn(async move { audit.run(stop).await });
+        if !follow.is_empty() && node.config.social.enabled {
+            let every = node.config.social.follow_every;
+            node.tasks.spawn(mirror::run(Arc::downgrade(&node), every, node.stop.clone()));
+        }
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
         Ok(node)
     }

@@ -20,7 +20,8 @@ pub use event::{
     MAX_REFERENCES, RawEvent, Target, parse_events, verify_all,
 };
 pub use id::{
-    EventKey, MAX_NUMBER, Pointer, ProcessId, Reference, Subject, SystemKey, WireError, digest,
+    EventKey, MAX_NUMBER, Pointer, ProcessId, Reference, Subject, SystemKey, WireError,
+    decode_message, digest,
 };
 pub use message::*;
 pub use param::{

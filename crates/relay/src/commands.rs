@@ -11,4 +11,5 @@ pub mod keys;
 pub mod lock;
 pub mod serve;
 pub mod session;
+pub mod social;
 pub mod store;

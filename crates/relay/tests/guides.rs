@@ -57,6 +57,11 @@ fn guide_to_operating() {
     run("docs/operate.md");
 }
 
+#[test]
+fn guide_to_the_social_layer() {
+    run("docs/social.md");
+}
+
 /// Runs a page and returns what its commands printed.
 fn run(page: &str) -> String {
     let relay = Relay::start();

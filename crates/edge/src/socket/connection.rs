@@ -17,6 +17,7 @@ use super::{publish::Publishes, requests, retry_advice_ms};
 use crate::{
     auth::Caller,
     held::{self, Held},
+    social::watch::SocialWatch,
     stall::STUCK,
     subscriptions::{Fetched, Subscriptions},
 };
@@ -50,6 +51,8 @@ pub(super) struct Connection {
     /// What the connection counts as.
     pub place: Place,
     pub subscriptions: Subscriptions,
+    /// What is told of the social layer.
+    pub social: SocialWatch,
     socket: WebSocket,
     publishes: Publishes,
     /// Requests that take time; each gives the frame that answers it.
@@ -80,6 +83,7 @@ enum Wake {
     Answer(String),
     Page(Fetched),
     Outbox,
+    Social(String),
     Ping,
     SessionOver(Over),
 }
@@ -91,6 +95,7 @@ impl Connection {
         Self {
             subscriptions: Subscriptions::new(node.clone()),
             held: Held::of(&node, &caller),
+            social: SocialWatch::default(),
             node,
             principal: caller.principal,
             address,
@@ -141,6 +146,7 @@ impl Connection {
                 Some(done) = self.publishes.next_done() => Wake::Published(done),
                 Some(answer) = self.requests.next() => Wake::Answer(answer),
                 () = outbox.filled() => Wake::Outbox,
+                frame = self.social.next() => Wake::Social(frame),
                 Some(page) = self.subscriptions.next_page() => Wake::Page(page),
                 message = self.socket.recv(),
                     if self.publishes.has_room() && self.requests.len() < MAX_REQUESTS =>
@@ -164,6 +170,10 @@ impl Connection {
                 Wake::Published(done) => Box::pin(self.answer_publishes(done)).await?,
                 Wake::Answer(answer) => Box::pin(self.answer_requests(answer)).await?,
                 Wake::Outbox => Box::pin(self.drain_outbox()).await?,
+                Wake::Social(frame) => {
+                    self.feed(frame).await?;
+                    self.flush().await?;
+                }
                 Wake::Page(page) => Box::pin(self.take_page(page)).await?,
                 Wake::Ping => {
                     ping_at = Instant::now() + PING_INTERVAL;

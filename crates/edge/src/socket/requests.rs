@@ -61,6 +61,10 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
             on.subscriptions.watch_lock(&reader, frame.body()?).await?;
             Ok(Reply::None)
         }
+        "social.watch" => {
+            on.social.watch(&on.node, frame.body()?)?;
+            Ok(Reply::Now(encode("social.watching", frame.id.as_deref(), &serde_json::json!({}))))
+        }
         other => {
             let area = other.split('.').next().unwrap_or_default();
             if matches!(area, "conv" | "presence" | "rpc" | "inbox" | "session") {

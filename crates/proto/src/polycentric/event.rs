@@ -141,6 +141,14 @@ impl Event {
         Pointer { key: self.key, digest: digest(&self.bytes) }
     }
 
+    /// The clock of the latest event of a type that its process had written before this one.
+    pub fn previous(&self, content_type: u64) -> Option<u64> {
+        let message: EventMessage = decode(self.bytes.clone()).ok()?;
+        let indices = message.indices?.indices;
+        let found = indices.iter().find(|index| index.index_type == content_type)?;
+        Some(found.logical_clock)
+    }
+
     /// Under what events about this one are counted.
     pub fn subject(&self) -> Subject {
         Subject::of_event(&self.pointer())

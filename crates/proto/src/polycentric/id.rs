@@ -278,6 +278,14 @@ pub fn digest(event: &[u8]) -> [u8; 32] {
     Sha256::digest(event).into()
 }
 
+/// Reads a message.
+///
+/// # Errors
+/// [`WireError::Malformed`].
+pub fn decode_message<M: Message + Default>(bytes: Bytes) -> Result<M, WireError> {
+    decode(bytes)
+}
+
 pub(super) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, WireError> {
     M::decode(bytes).map_err(|_| WireError::Malformed)
 }

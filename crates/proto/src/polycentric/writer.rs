@@ -174,8 +174,10 @@ impl EventWriter {
     ) -> Result<Event, WireError> {
         let processes = others.iter().map(|(process, _)| process.to_message()).collect();
         let listed = Draft::of_message(content::SYSTEM_PROCESSES, &SystemProcesses { processes });
+        // Its own vector clock still follows the list before it.
+        let event = self.write(key, listed, unix_ms)?;
         self.others = others;
-        self.write(key, listed, unix_ms)
+        Ok(event)
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     error::{Result, StoreError},
     postgres::{Exclusive, number_list, plain_text},
+    social,
     tags::tag_hashes,
 };
 
@@ -152,6 +153,7 @@ impl Target {
             );
             client.execute(&sql, &[]).await?;
         }
+        social::rebuild_words(&self.0.social()?).await?;
         client.execute("DELETE FROM meta WHERE key = $1", &[&UNFINISHED]).await?;
         client.batch_execute("ANALYZE").await?;
         Ok(())

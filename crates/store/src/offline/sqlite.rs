@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     error::{Result, StoreError},
-    sqlite::exclusive,
+    social,
+    sqlite::{SqliteDb, exclusive, ready},
 };
 
 /// Opens and migrates the store in `dir`; holds it until dropped.
@@ -108,6 +109,9 @@ impl Target {
     }
 
     pub fn finish(self) -> Result<()> {
+        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        ready(social::rebuild_words(&SqliteDb(&self.conn)))?;
+        self.conn.execute_batch("COMMIT")?;
         self.conn.execute("DELETE FROM meta WHERE key = ?1", [UNFINISHED])?;
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         Ok(())

@@ -12,6 +12,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/postgres/V1__events.sql"),
     include_str!("../../migrations/postgres/V2__leases.sql"),
     include_str!("../../migrations/postgres/V3__sessions.sql"),
+    include_str!("../../migrations/postgres/V6__social.sql"),
 ];
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);
 

@@ -15,6 +15,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/sqlite/V1__events.sql"),
     include_str!("../../migrations/sqlite/V2__leases.sql"),
     include_str!("../../migrations/sqlite/V3__sessions.sql"),
+    include_str!("../../migrations/sqlite/V6__social.sql"),
 ];
 
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);
