@@ -54,18 +54,25 @@ pub fn parse_event_name(text: &str) -> Option<EventKey> {
 /// An event with what others made of it.
 #[derive(Debug, Clone)]
 pub struct Counted {
+    /// The event itself.
     pub event: Event,
+    /// How many like it.
     pub likes: u64,
+    /// How many do not.
     pub dislikes: u64,
+    /// Posts about it.
     pub replies: u64,
 }
 
 /// What a profile shows.
 #[derive(Debug, Clone, Default)]
 pub struct Profile {
+    /// The current name.
     pub username: Option<String>,
+    /// The current description.
     pub description: Option<String>,
-    pub posts_held: u64,
+    /// Events that the relay holds or knows to be deleted.
+    pub events_held: u64,
 }
 
 /// The social requests of a client.
@@ -241,8 +248,8 @@ impl Social<'_> {
         }
         let [username, description] = newest.map(|value| value.map(|(_, _, text)| text));
         let held = self.ranges(system).await?;
-        let posts_held = held.iter().map(|(_, ranges)| ranges.count()).sum();
-        Ok(Profile { username, description, posts_held })
+        let events_held = held.iter().map(|(_, ranges)| ranges.count()).sum();
+        Ok(Profile { username, description, events_held })
     }
 
     /// Posts about something, best liked first, with counts; and the counts of the thing itself.
@@ -350,12 +357,21 @@ pub struct Author<'c> {
 /// Why this device cannot write.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorError {
+    /// The device's file cannot be read or written.
     #[error("{path}: {source}")]
-    File { path: PathBuf, source: io::Error },
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The device's file holds something else.
     #[error("{0}: this is no state of a device")]
     State(PathBuf),
+    /// The relay refused, or could not be reached.
     #[error(transparent)]
     Client(#[from] Error),
+    /// The draft would be refused by its readers.
     #[error("an event cannot be written: {0}")]
     Wire(#[from] relay_proto::polycentric::WireError),
     #[error(

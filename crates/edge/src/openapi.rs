@@ -133,9 +133,9 @@ mod tests {
 
     use super::*;
 
-    /// Method and path of every `.route(…)` in the router's source.
+    /// Method and path of every `.route(…)` in the routers' sources.
     fn routed() -> BTreeSet<(String, String)> {
-        let source = include_str!("routes.rs");
+        let source = concat!(include_str!("routes.rs"), include_str!("social.rs"));
         let mut routes = BTreeSet::new();
         for call in source.split(".route(").skip(1) {
             let (path, rest) = call.trim_start().trim_start_matches('"').split_once('"').unwrap();

@@ -1,7 +1,7 @@
 //! Polycentric's own paths, at the root and under a prefix (`polycentric.md` sections 5, 6, 9): protobuf in and out,
 //! open to pages of any origin, and made for caches.
 
-mod admin;
+pub(crate) mod admin;
 mod answer;
 mod owners;
 mod reads;

@@ -24,9 +24,9 @@ use std::{
 
 pub use problem::{Origin, Problem, Problems};
 pub use sections::{
-    AclRule, Backend, Chat, Config, Drain, Events, Listen, Locks, Log, LogFormat, Moderation,
-    NamespacePolicy, Node, Permission, Quota, Rotation, Social, SocialRule, Store, TenantQuota,
-    Tls,
+    AclRule, Backend, Chat, Config, Drain, Events, Federation, Hub, Listen, Locks, Log, LogFormat,
+    Moderation, NamespacePolicy, Node, NodeKind, Permission, Quota, Rotation, Social, SocialRule,
+    Store, TenantQuota, Tls,
 };
 pub use show::{Line, sample, schema};
 pub use value::{ExistingFile, Inherit, Network, SecretFile, Size};
@@ -76,6 +76,14 @@ impl Sources {
             path: "listen.http".into(),
             value: environment::every_interface(&port.to_string()),
         });
+        self
+    }
+
+    /// Sets what `--port N` sets for a home relay: this port of loopback.
+    #[must_use]
+    pub fn with_loopback_port(mut self, port: u16) -> Self {
+        let value = format!("127.0.0.1:{port}");
+        self.flags.push(FlagValue { flag: "--port".into(), path: "listen.http".into(), value });
         self
     }
 }

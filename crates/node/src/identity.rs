@@ -38,32 +38,52 @@ impl Identity {
         self.key.node_id()
     }
 
-    /// Reads `relay.key` and `relay.id` in `dir`, or makes them.
+    /// Reads `relay.key` and `relay.id` in `dir`, or makes them. `configured` is empty where the
+    /// operator named nothing: the name that is bound stays, and a new relay takes its role's.
     ///
     /// # Errors
     /// [`IdentityError`].
     pub fn open<R: RngCore + CryptoRng>(
         dir: &Path,
-        relay_id: &str,
+        configured: &str,
+        is_home: bool,
         rng: &mut R,
     ) -> Result<Self, IdentityError> {
-        let bound = dir.join("relay.id");
-        match fs::read_to_string(&bound) {
-            Ok(text) if text.trim() == relay_id => {}
-            Ok(text) => {
-                return Err(IdentityError::Renamed {
-                    bound: text.trim().to_owned(),
-                    configured: relay_id.to_owned(),
-                });
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                fs::write(&bound, format!("{relay_id}\n")).map_err(file(&bound))?;
-            }
-            Err(error) => return Err(file(&bound)(error)),
+        let path = dir.join("relay.id");
+        let bound = match fs::read_to_string(&path) {
+            Ok(text) => Some(text.trim().to_owned()),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(file(&path)(error)),
+        };
+        if let Some(bound) = &bound
+            && !configured.is_empty()
+            && bound != configured
+        {
+            let (bound, configured) = (bound.clone(), configured.to_owned());
+            return Err(IdentityError::Renamed { bound, configured });
         }
         let key = open_key(&dir.join("relay.key"), rng)?;
-        Ok(Self { relay_id: relay_id.to_owned(), key })
+        let relay_id = match bound {
+            Some(bound) => bound,
+            None => {
+                let named = (!configured.is_empty()).then(|| configured.to_owned());
+                let relay_id = named.unwrap_or_else(|| unnamed(&key, is_home));
+                fs::write(&path, format!("{relay_id}\n")).map_err(file(&path))?;
+                relay_id
+            }
+        };
+        Ok(Self { relay_id, key })
     }
+}
+
+/// What a relay is called that nobody named.
+fn unnamed(key: &SigningKey, is_home: bool) -> String {
+    if !is_home {
+        return "gw_local".to_owned();
+    }
+    let text = key.node_id().to_string();
+    let hex = text.rsplit(':').next().unwrap_or_default();
+    format!("home-{}", hex.get(..8).unwrap_or(hex))
 }
 
 fn open_key<R: RngCore + CryptoRng>(path: &Path, rng: &mut R) -> Result<SigningKey, IdentityError> {

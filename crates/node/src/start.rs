@@ -63,7 +63,7 @@ impl Node {
         let dir = config.node.data_dir();
         std::fs::create_dir_all(&dir)
             .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
-        let identity = Identity::open(&dir, &config.node.id, &mut OsRng)?;
+        let identity = Identity::open(&dir, &config.node.id, config.is_home(), &mut OsRng)?;
         let policy = Arc::new(Policy::new(settings::acl(&config, identity.node_id())?));
         let quotas = Arc::new(Quotas::new(settings::quota(&config)));
         let metrics = Arc::new(Metrics::default());

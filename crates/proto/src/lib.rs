@@ -6,6 +6,7 @@
 //! - [`address`], [`call`]: where a service is, what a call of it is, who may
 //! - [`auth`]: proofs, tokens, signed requests
 //! - [`lease`]: the rules of locks
+//! - [`link`]: what relays say to each other
 //! - [`polycentric`]: the social protocol, with rules of its own
 //! - [`frame`], [`error`]: the one frame, the one error
 
@@ -19,6 +20,7 @@ pub mod filter;
 pub mod frame;
 pub mod key;
 pub mod lease;
+pub mod link;
 pub mod name;
 pub mod polycentric;
 

@@ -8,6 +8,7 @@ use utoipa::{
     openapi::{Components, ComponentsBuilder},
 };
 
+use crate::social::admin as social;
 use crate::{access, events, locks, sessions};
 
 /// Every schema that a path names, and those that they name.
@@ -51,6 +52,9 @@ pub(super) fn components() -> Components {
         .schema_from::<access::TokenBody>()
         .schema_from::<access::UserBody>()
         .schema_from::<access::RevokeProofBody>()
+        .schema_from::<social::CensorBody>()
+        .schema_from::<social::ModerateBody>()
+        .schema_from::<social::PurgeBody>()
         .schema_from::<Whoami>()
         .build()
 }

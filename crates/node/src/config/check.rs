@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use relay_core::policy::Pattern;
-use relay_proto::NodeId;
+use relay_proto::{NodeId, RelayId};
 
 use super::{
     problem::{Origin, Problem, did_you_mean},
-    sections::{AclRule, Backend, Config, Permission},
+    sections::{AclRule, Backend, Config, NodeKind, Permission},
     value::Size,
 };
 
@@ -24,6 +24,8 @@ pub(super) fn contradictions(
     check.listen(config);
     check.store(config);
     check.social(config);
+    check.federation(config);
+    check.hub(config);
     check.namespaces(config);
     check.acl(config);
     check.quota(config);
@@ -62,6 +64,9 @@ impl Check<'_> {
 
     fn node(&mut self, config: &Config) {
         let id = &config.node.id;
+        if id.is_empty() {
+            return;
+        }
         let rest_fits = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-');
         let first_fits = |c: char| matches!(c, 'a'..='z' | '0'..='9');
         if id.len() > 128 || !id.starts_with(first_fits) || !id.chars().all(rest_fits) {
@@ -150,10 +155,72 @@ impl Check<'_> {
         }
     }
 
+    fn federation(&mut self, config: &Config) {
+        let federation = &config.federation;
+        if config.node.r#type == NodeKind::Main && !federation.connect.is_empty() {
+            let message = "a main relay has no hub: leave out 'federation.connect', or say type \"home\"; \
+                           other main relays go under 'federation.peers'";
+            self.blame_either("federation.connect", "node.type", message);
+        }
+        if federation.connect.is_empty() && !federation.fallback.is_empty() {
+            self.blame("federation.fallback", "'fallback' hubs need a first one in 'connect'");
+        }
+        let lists = [("fallback", &federation.fallback), ("peers", &federation.peers)];
+        let lists = lists.into_iter().flat_map(|(key, list)| {
+            list.iter().enumerate().map(move |(at, url)| (format!("federation.{key}[{at}]"), url))
+        });
+        let connect = (!federation.connect.is_empty())
+            .then(|| ("federation.connect".to_owned(), &federation.connect));
+        for (path, url) in connect.into_iter().chain(lists) {
+            if let Err(message) = hub_url(url, federation.insecure) {
+                self.blame(&path, message);
+            }
+        }
+        if federation.cert_file.is_some() != federation.key_file.is_some()
+            && !self.bad.contains("federation.cert_file")
+            && !self.bad.contains("federation.key_file")
+        {
+            let message = "[federation] needs both 'cert_file' and 'key_file', or neither";
+            self.blame_either("federation.cert_file", "federation.key_file", message);
+        }
+        for (index, key) in federation.directory_keys.iter().enumerate() {
+            if let Err(error) = key.parse::<NodeId>() {
+                self.blame(
+                    &format!("federation.directory_keys[{index}]"),
+                    format!("'{key}': {error}"),
+                );
+            }
+        }
+    }
+
+    fn hub(&mut self, config: &Config) {
+        let hub = &config.hub;
+        let lists = [
+            ("spokes_allow", &hub.spokes_allow),
+            ("spokes_deny", &hub.spokes_deny),
+            ("peers_allow", &hub.peers_allow),
+            ("peers_deny", &hub.peers_deny),
+        ];
+        for (key, list) in lists {
+            for (index, entry) in list.iter().enumerate() {
+                let id = entry.replace('*', "a");
+                if entry.parse::<NodeId>().is_err() && id.parse::<RelayId>().is_err() {
+                    let message =
+                        format!("'{entry}' is no relay id, pattern such as \"*.home\", or key");
+                    self.blame(&format!("hub.{key}[{index}]"), message);
+                }
+            }
+        }
+    }
+
     fn namespaces(&mut self, config: &Config) {
         for (index, policy) in config.namespace.iter().enumerate() {
             let path = format!("namespace[{index}]");
             self.pattern(&path, "match", "[[namespace]]", &policy.r#match);
+            if policy.home != "self" && policy.home.parse::<RelayId>().is_err() {
+                let message = format!("'{}' is no relay id; \"self\" is this relay", policy.home);
+                self.blame(&format!("{path}.home"), message);
+            }
             let same = |earlier: &super::NamespacePolicy| earlier.r#match == policy.r#match;
             if config.namespace[..index].iter().any(same) {
                 let message =
@@ -292,6 +359,34 @@ impl Check<'_> {
     }
 }
 
+/// Refuses what is no address of a hub, and one that would be dialled without encryption.
+fn hub_url(text: &str, insecure: bool) -> Result<(), String> {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if !matches!(scheme, "ws" | "wss" | "http" | "https")
+        || authority.is_empty()
+        || authority.contains(['@', ' '])
+    {
+        return Err(format!("'{text}' is no address of a hub such as \"wss://relay.example.com\""));
+    }
+    if matches!(scheme, "ws" | "http") && !insecure && !is_loopback(authority) {
+        return Err(format!(
+            "'{text}' would be dialled without encryption: use wss://{rest}, or --insecure (tests only)"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a host, with or without a port, is this machine.
+fn is_loopback(authority: &str) -> bool {
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Scheme, host and optional port, and nothing behind.
 fn is_origin(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
@@ -320,6 +415,9 @@ pub(super) fn advice(config: &Config) -> Vec<String> {
     }
     if public && config.tls.cert_file.is_none() && config.listen.trusted_proxies.is_empty() {
         advice.push("clients reach this relay without encryption: set [tls], or put a proxy in front and name it in 'listen.trusted_proxies'".into());
+    }
+    if config.federation.insecure {
+        advice.push("'federation.insecure' is on: links may go without encryption".into());
     }
     if config.chat.insecure_dev_auth {
         advice.push("'chat.insecure_dev_auth' is on: anybody may be anybody".into());

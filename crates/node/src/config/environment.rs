@@ -8,6 +8,11 @@ use super::{
 /// Short names of the flags of `relay serve`.
 const SHORT: &[(&str, &str)] = &[
     ("RELAY_NODE_ID", "node.id"),
+    ("RELAY_NODE_TYPE", "node.type"),
+    ("RELAY_CONNECT", "federation.connect"),
+    ("RELAY_FALLBACK", "federation.fallback"),
+    ("RELAY_PEERS", "federation.peers"),
+    ("RELAY_JOIN_TOKEN_FILE", "federation.join_token_file"),
     ("RELAY_DATA_DIR", "node.data_dir"),
     ("RELAY_DATABASE_URL_FILE", "store.database_url_file"),
 ];

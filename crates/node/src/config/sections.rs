@@ -26,6 +26,10 @@ section! {
         tls: Tls = Tls::default();
         /// Where events, locks and sessions are kept.
         store: Store = Store::default();
+        /// Links to other relays.
+        federation: Federation = Federation::default();
+        /// Which relays may link to this one.
+        hub: Hub = Hub::default();
         /// Policy of namespaces. The first section that matches a namespace counts.
         namespace: Vec<NamespacePolicy> = Vec::new();
         /// Who may do what. Rules add up, a denial wins; without any rule everyone may use 'default'.
@@ -53,7 +57,10 @@ section! {
     /// Who this relay is and where it keeps its data.
     pub struct Node {
         /// Stable, globally unique name of this relay: [a-z0-9][a-z0-9._-]{0,127}. Can't change after the first start.
-        id: String = "gw_local".into();
+        /// "" = "gw_local"; a home relay is then "home-" and 8 hex digits of its key.
+        id: String = String::new();
+        /// "main": a hub, "home": a spoke that only dials out, "auto": a home relay where [federation] names a hub.
+        r#type: NodeKind = NodeKind::Auto;
         /// Directory of the store, the relay's key and its state.
         /// "" = $XDG_DATA_HOME/relay, or ~/.local/share/relay.
         data_dir: Option<PathBuf> = None;
@@ -73,6 +80,18 @@ impl Node {
     }
 }
 
+choice! {
+    /// The role of this relay in its federation.
+    pub enum NodeKind {
+        /// As [federation] says.
+        Auto = "auto",
+        /// A hub: others link to it.
+        Main = "main",
+        /// A spoke behind its hub.
+        Home = "home",
+    }
+}
+
 section! {
     /// Where the relay listens. Needs a restart.
     pub struct Listen {
@@ -85,6 +104,17 @@ section! {
         trusted_proxies: Vec<Network> = Vec::new();
         /// A second address for /metrics, free for everyone who reaches it. "" = only on `http`, for loopback and tokens.
         metrics: Option<SocketAddr> = None;
+    }
+}
+
+impl Config {
+    /// Whether this relay is a spoke.
+    pub fn is_home(&self) -> bool {
+        match self.node.r#type {
+            NodeKind::Main => false,
+            NodeKind::Home => true,
+            NodeKind::Auto => !self.federation.connect.is_empty(),
+        }
     }
 }
 
@@ -144,10 +174,70 @@ choice! {
 }
 
 section! {
+    /// Links to other relays.
+    pub struct Federation {
+        /// The hub of this home relay: wss://relay.example.com. "" = none, unless `relay join` stored one.
+        connect: String = String::new();
+        /// Hubs to turn to when that one is out of reach, in this order.
+        fallback: Vec<String> = Vec::new();
+        /// Other hubs that this hub dials.
+        peers: Vec<String> = Vec::new();
+        /// File with the token that lets this home relay in at its hub the first time.
+        join_token_file: Option<SecretFile> = None;
+        /// File with a key that is shared with the hub; for home relays that have no token.
+        psk_file: Option<SecretFile> = None;
+        /// File with the secret that all hubs share.
+        peer_secret_file: Option<SecretFile> = None;
+        /// Certificate authority in PEM that hubs prove themselves by (`relay ca`).
+        ca_file: Option<ExistingFile> = None;
+        /// This hub's certificate under that authority, in PEM; it names the relay id.
+        cert_file: Option<ExistingFile> = None;
+        /// Its private key in PEM, closed to other users.
+        key_file: Option<SecretFile> = None;
+        /// Certificates that the authority took back, in PEM.
+        crl_file: Option<ExistingFile> = None;
+        /// Signed directories: which relay has which key and address.
+        directory_files: Vec<ExistingFile> = Vec::new();
+        /// Keys ("ed25519:…") whose directories are believed.
+        directory_keys: Vec<String> = Vec::new();
+        /// Whether a hub whose key nobody told is trusted the first time, and its key kept.
+        trust_first_use: bool = true;
+        /// For tests only: links without encryption to addresses that are not loopback.
+        insecure: bool = false;
+    }
+}
+
+section! {
+    /// Which relays may link to this one. Patterns on ids ("*.home"), or keys ("ed25519:…").
+    pub struct Hub {
+        /// Home relays that may link.
+        spokes_allow: Vec<String> = vec!["*".into()];
+        /// Home relays that may not, whatever the list above says.
+        spokes_deny: Vec<String> = Vec::new();
+        /// Hubs that may link. Empty: those of [federation] peers, and all that prove themselves.
+        peers_allow: Vec<String> = Vec::new();
+        /// Hubs that may not.
+        peers_deny: Vec<String> = Vec::new();
+        /// Home relays linked at once.
+        max_spokes: u64 = 2_000, in 0..=1_000_000;
+        /// Hubs linked at once.
+        max_peers: u64 = 50, in 0..=1_000;
+        /// Handshakes a second; more are told to come back.
+        accept_per_sec: u64 = 1_000, in 1..=100_000;
+        /// File with a key that is shared with home relays; they then need no token.
+        psk_file: Option<SecretFile> = None;
+        /// Whether a home relay whose key is known needs a token each time all the same.
+        token_each_time: bool = false;
+    }
+}
+
+section! {
     /// Policy of the namespaces that match.
     pub struct NamespacePolicy {
         /// Pattern: "forge/**" is forge and all below it, "forge/*" what is one segment below, "**" everything. Required.
         r#match: String = String::new();
+        /// The relay that orders these namespaces: its id, or "self". Requests that come here are forwarded to it.
+        home: String = "self".into();
         /// Whether a rotated key gets its rights at once ("auto") or after an admin's approval ("approval").
         rotation: Rotation = Rotation::Auto;
         /// Events received longer ago than this are pruned. "0" = kept for ever.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, params_from_iter, types::ValueRef};
 use tokio::sync::mpsc;
 
 use super::{
-    CHUNK_ROWS, Reading, UNFINISHED, not_empty,
+    CHUNK_BYTES, CHUNK_ROWS, Reading, UNFINISHED, not_empty, size,
     tables::{Chunk, Kind, TABLES, Table, Value},
     telling,
 };
@@ -42,12 +42,15 @@ fn read_table(conn: &Connection, table: &'static Table, send: &mpsc::Sender<Chun
     let mut select =
         conn.prepare(&format!("SELECT {columns} FROM {name}{condition} ORDER BY {}", table.order))?;
     let mut found = select.query([])?;
-    let mut rows = Vec::new();
+    let (mut rows, mut bytes) = (Vec::new(), 0);
     while let Some(row) = found.next()? {
         let values: Result<Vec<Value>> =
             (0..table.columns.len()).map(|index| value(row.get_ref(index)?)).collect();
-        rows.push(values?);
-        if rows.len() == CHUNK_ROWS {
+        let values = values?;
+        bytes += size(&values);
+        rows.push(values);
+        if rows.len() == CHUNK_ROWS || bytes >= CHUNK_BYTES {
+            bytes = 0;
             let rows = std::mem::take(&mut rows);
             send.blocking_send(Chunk { table, rows }).map_err(|_| StoreError::Closed)?;
         }

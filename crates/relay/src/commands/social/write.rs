@@ -182,7 +182,7 @@ impl Profile {
             "system": system.to_string(),
             "username": profile.username,
             "description": profile.description,
-            "events_held": profile.posts_held,
+            "events_held": profile.events_held,
         });
         app.out.one(&shown, &["username", "description", "system", "events_held"])?;
         Ok(0)
