@@ -75,7 +75,7 @@ pub(super) async fn ingest<D: Db>(db: &D, given: Ingest) -> Result<Ingested> {
         return Ok(Ingested::OverQuota(system));
     }
     work.refuse(&mut fresh).await?;
-    let mut report = IngestReport::of_duplicates(all - fresh.len());
+    let mut report = IngestReport::default();
     let deletes: Vec<(EventKey, Target)> = fresh
         .values()
         .filter_map(|event| match event.body() {
@@ -106,6 +106,7 @@ pub(super) async fn ingest<D: Db>(db: &D, given: Ingest) -> Result<Ingested> {
         report.stored += 1;
         report.changes.push(change_of(&event));
     }
+    report.duplicates = all - report.stored;
     work.finish(&mut report).await?;
     Ok(Ingested::Done(report))
 }
