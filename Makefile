@@ -35,5 +35,5 @@ soak: ## the long campaigns: many rounds of kill -9, long randomised runs
 bench: ## measure, side by side with peers
 	tools/bench.sh
 
-fuzz: ## fuzz each decoder for a minute (needs cargo-fuzz and a nightly compiler)
+fuzz: ## fuzz each decoder for a minute (needs cargo-fuzz; any tool chain)
 	tools/fuzz.sh

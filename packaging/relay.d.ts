@@ -50,17 +50,25 @@ declare module "relay" {
 
     export interface RelayEvent extends Draft {
         readonly id: string;
+        /** The key that signed it: `ed25519:…`. */
         readonly author: string;
         readonly content: string;
         readonly tags: string[][];
+        readonly namespace: string;
+        /** Unix nanoseconds in decimal digits. */
+        readonly created_at_ns: string;
     }
 
     export interface Filter {
         ids?: string[];
         kinds?: number[];
         authors?: string[];
+        /** One namespace; `ns` takes several. Without either, all that the service's key may read. */
         namespace?: string;
-        [tag: `#${string}`]: string[] | undefined;
+        ns?: string[];
+        since_ns?: string;
+        until_ns?: string;
+        [tag: `tag.${string}`]: string[] | undefined;
     }
 
     export interface Timers {

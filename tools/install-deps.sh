@@ -19,6 +19,7 @@ need curl curl
 need node nodejs
 need npm npm
 need nginx nginx-light
+need pebble pebble
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || packages+=(postgresql)
 
 as_root=()

@@ -4,11 +4,13 @@
 //! - [`postgres`]: databases in a private PostgreSQL
 //! - [`shim`]: a disk that fails or forgets, clocks that step
 //! - [`proxy`]: a link that is slow, stuck or cut
+//! - [`federation`]: hubs, spokes and the services behind them
 //! - [`person`]: somebody with a key who uses the lock API over plain HTTP
 //! - [`witness`]: writes down what happened, for the checker of `relay-sim`
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "only tests use this")]
 
+pub mod federation;
 pub mod person;
 pub mod postgres;
 pub mod proxy;

@@ -25,6 +25,10 @@ struct Weather {
     /// Bytes from the client wait.
     hold_requests: AtomicBool,
     delay_ms: AtomicU64,
+    /// Bytes a second in each direction; 0 is as fast as it goes.
+    rate: AtomicU64,
+    /// New connections are closed at once.
+    refuse: AtomicBool,
 }
 
 /// A proxy. Ends, with all connections through it, when dropped.
@@ -51,6 +55,9 @@ impl Proxy {
             let mut links = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let (weather, cuts) = (weather.clone(), cuts.clone());
+                if weather.refuse.load(Ordering::SeqCst) {
+                    continue;
+                }
                 links.spawn(async move {
                     let Ok(server) = TcpStream::connect(to).await else { return };
                     let _ = client.set_nodelay(true);
@@ -120,6 +127,19 @@ impl Proxy {
         self.weather.delay_ms.store(by.as_millis() as u64, Ordering::SeqCst);
     }
 
+    /// Each direction carries at most so many bytes a second; 0 is as fast as it goes.
+    pub fn throttle(&self, bytes_per_second: u64) {
+        self.weather.rate.store(bytes_per_second, Ordering::SeqCst);
+    }
+
+    /// A partition: connections that are there are cut, and none can be made until it heals.
+    pub fn part(&self, parted: bool) {
+        self.weather.refuse.store(parted, Ordering::SeqCst);
+        if parted {
+            self.cut();
+        }
+    }
+
     /// Cuts all connections; new ones can be made.
     pub fn cut(&self) {
         self.cuts.send_modify(|count| *count += 1);
@@ -156,6 +176,11 @@ async fn carry(
         let delay = weather.delay_ms.load(Ordering::SeqCst);
         if delay > 0 {
             tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
+        let rate = weather.rate.load(Ordering::SeqCst);
+        if rate > 0 {
+            let pause = Duration::from_secs(1).mul_f64(got as f64 / rate as f64);
+            tokio::time::sleep(pause).await;
         }
         while hold(weather).load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -35,8 +35,12 @@ pub enum Backend {
 #[derive(Debug)]
 pub struct Setup {
     pub backend: Backend,
+    /// What it is called.
+    pub id: String,
     /// Lines added to its configuration.
     pub config: String,
+    /// Whether it speaks TLS alone; it then counts as ready when its socket takes connections.
+    pub encrypted: bool,
     /// Whether its disk and clocks can be made to misbehave.
     pub shim: bool,
     /// Reaches its database through this socket directory instead (a proxy).
@@ -47,7 +51,15 @@ pub struct Setup {
 
 impl Setup {
     pub fn new(backend: Backend) -> Self {
-        Self { backend, config: String::new(), shim: false, database_host: None, database: None }
+        Self {
+            backend,
+            id: "gw_test".into(),
+            config: String::new(),
+            encrypted: false,
+            shim: false,
+            database_host: None,
+            database: None,
+        }
     }
 }
 
@@ -61,7 +73,9 @@ pub struct Relay {
     pub backend: Backend,
     pub database: Option<Database>,
     database_url: Option<String>,
+    id: String,
     config: String,
+    encrypted: bool,
 }
 
 /// The key that may break locks.
@@ -95,7 +109,9 @@ impl Relay {
             backend: setup.backend,
             database,
             database_url,
+            id: setup.id,
             config: setup.config,
+            encrypted: setup.encrypted,
         };
         relay.write_config();
         relay.launch();
@@ -105,6 +121,14 @@ impl Relay {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("relay.sock")
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -206,15 +230,16 @@ impl Relay {
     fn write_config(&self) {
         let dir = self.dir.path();
         let mut text = format!(
-            "[node]\nid = \"gw_test\"\ndata_dir = {data:?}\n\
+            "[node]\nid = {id:?}\ndata_dir = {data:?}\n\
              [listen]\nhttp = [\"{address}\"]\nsocket = {socket:?}\n\
              [chat]\nauth_per_ip_per_min = 0\nauth_per_user_per_min = 0\n\
              session_ttl = \"30d\"\n\
              [[acl]]\nns = \"**\"\nwho = [\"*\"]\nallow = [\"read\", \"write\", \"lock\"]\n\
              [[acl]]\nns = \"**\"\nwho = [\"{admin}\"]\nallow = [\"admin\"]\n",
+            id = self.id,
             data = self.data_dir(),
             address = self.address,
-            socket = dir.join("relay.sock"),
+            socket = self.socket(),
             admin = admin_key().node_id(),
         );
         if let Some(url) = &self.database_url {
@@ -252,6 +277,9 @@ impl Relay {
         let url = format!("{}/readyz", self.url());
         let give_up = tokio::time::Instant::now() + START_LIMIT;
         loop {
+            if self.encrypted && std::os::unix::net::UnixStream::connect(self.socket()).is_ok() {
+                return;
+            }
             if let Ok(answer) = http.get(&url).send().await
                 && answer.status().is_success()
             {
@@ -315,11 +343,13 @@ pub fn relay_binary() -> &'static Path {
     })
 }
 
-fn free_address() -> SocketAddr {
+/// A port of loopback that nobody listens on.
+pub fn free_address() -> SocketAddr {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
 }
 
-fn write_secret(path: &Path, text: &str) {
+/// Writes a file that only its owner can read.
+pub fn write_secret(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }

@@ -3,6 +3,7 @@
 //! - [`HttpRpcBridge`]: a program that speaks JSON-RPC over HTTP
 //! - [`HttpBridge`]: any HTTP server; method, path, headers and bodies pass through
 //! - [`StdioBridge`]: a child process that speaks JSON-RPC lines on stdin and stdout
+//! - [`ChannelBridge`]: a program that is connected already and serves calls over its connection
 //!
 //! The program is told who calls by headers that callers cannot set themselves
 //! (`x-relay-caller-key`, `x-relay-caller-node`, `x-relay-caller-service`).
@@ -18,11 +19,13 @@ use relay_proto::{CallError, Caller, call::RpcCode};
 use reqwest::{Client, Response, Url, redirect::Policy};
 use tokio::time::{Instant, timeout_at};
 
+mod channel;
 mod http_plain;
 mod http_rpc;
 mod stdio;
 
-pub use http_plain::HttpBridge;
+pub use channel::{ChannelBridge, Passed};
+pub use http_plain::{HttpBridge, Values, header_values};
 pub use http_rpc::HttpRpcBridge;
 pub use stdio::{Program, StdioBridge};
 
@@ -58,6 +61,11 @@ fn url(text: &str) -> Result<Url, BridgeError> {
     let plain = url.username().is_empty() && url.password().is_none();
     let http = matches!(url.scheme(), "http" | "https") && url.has_host();
     if plain && http { Ok(url) } else { Err(BridgeError::Url) }
+}
+
+/// Whether a bridge can lead to `text`.
+pub fn is_usable_url(text: &str) -> bool {
+    url(text).is_ok()
 }
 
 const CALLER_PREFIX: &str = "x-relay-";

@@ -1,8 +1,11 @@
 //! The bounded mailbox: [`Mailbox`] is the router's end, [`Inbox`] the actor's.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use relay_proto::CallError;
@@ -17,6 +20,8 @@ use crate::service::{Reply, Request};
 #[derive(Debug)]
 pub struct Envelope {
     pub request: Request,
+    /// When it was put in.
+    since: Instant,
     /// `None` for a `send`.
     reply: Option<oneshot::Sender<Result<Reply, CallError>>>,
 }
@@ -24,8 +29,8 @@ pub struct Envelope {
 impl Envelope {
     /// Takes the request out of the envelope.
     pub fn open(self) -> (Request, Answer) {
-        let deadline = self.request.deadline;
-        (self.request, Answer { deadline, reply: self.reply })
+        let (deadline, queued) = (self.request.deadline, self.since.elapsed());
+        (self.request, Answer { deadline, queued, reply: self.reply })
     }
 
     fn is_stale(&self) -> bool {
@@ -38,12 +43,17 @@ impl Envelope {
 #[derive(Debug)]
 pub struct Answer {
     deadline: Instant,
+    /// How long the message waited.
+    queued: Duration,
     reply: Option<oneshot::Sender<Result<Reply, CallError>>>,
 }
 
 impl Answer {
-    pub fn send(self, result: Result<Reply, CallError>) {
+    pub fn send(self, mut result: Result<Reply, CallError>) {
         if let Some(reply) = self.reply {
+            if let Ok(reply) = &mut result {
+                reply.queued_us = self.queued.as_micros() as u64;
+            }
             // A caller that has gone takes no answer.
             let _ = reply.send(result);
         }
@@ -109,13 +119,13 @@ impl Mailbox {
         request: Request,
     ) -> Result<oneshot::Receiver<Result<Reply, CallError>>, CallError> {
         let (reply, answer) = oneshot::channel();
-        self.put(Envelope { request, reply: Some(reply) })?;
+        self.put(Envelope { request, since: Instant::now(), reply: Some(reply) })?;
         Ok(answer)
     }
 
     /// Puts in a message that has no answer.
     pub fn send(&self, request: Request) -> Result<(), CallError> {
-        self.put(Envelope { request, reply: None })
+        self.put(Envelope { request, since: Instant::now(), reply: None })
     }
 
     pub fn waiting(&self) -> usize {
@@ -127,6 +137,7 @@ impl Mailbox {
             mpsc::error::TrySendError::Full(_) => {
                 self.counters.overloaded.fetch_add(1, Relaxed);
                 CallError::overloaded("the service's mailbox is full", self.retry_after_ms())
+                    .not_started()
             }
             mpsc::error::TrySendError::Closed(envelope) => {
                 CallError::service_not_found(&envelope.request.method)

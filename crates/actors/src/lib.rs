@@ -10,6 +10,7 @@
 pub mod backoff;
 pub mod bridge;
 mod inbox;
+mod journal;
 mod native;
 mod results;
 mod router;
@@ -20,7 +21,10 @@ mod supervisor;
 
 pub use backoff::{Random, RestartPolicy};
 pub use inbox::{Envelope, Inbox};
-pub use results::ResultLimits;
-pub use router::{ActorStatus, Life, Remote, Router, RouterConfig};
+pub use journal::{Journal, LogLevel, LogLine, WallClock};
+#[cfg(feature = "script")]
+pub use results::SqliteResults;
+pub use results::{KeptResult, ResultKey, ResultLimits, ResultStore, ResultStoreError};
+pub use router::{ActorStatus, Life, PING, Remote, Router, RouterConfig};
 pub use service::{BodyStream, Handled, Reply, Request, Service, ServiceInfo, Visibility};
 pub use supervisor::{ActorSpec, Exit, Factory, Incarnation, StartError, Supervisor};

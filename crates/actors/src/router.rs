@@ -11,7 +11,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use relay_proto::{
     Address, Call, CallError, Caller, NodeAddress, RelayId, ServiceName,
-    call::{AccessRules, Effect, RpcCode, check_idempotency_key},
+    call::{AccessRules, Effect, Hop, RpcCode, check_idempotency_key},
 };
 use serde::Serialize;
 use tokio::{
@@ -22,7 +22,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     inbox::Mailbox,
-    results::{Claim, Outcome, ResultKey, ResultLimits, Results},
+    journal::{Journal, LogLevel, WallClock},
+    results::{Claim, Outcome, ResultKey, ResultLimits, ResultStore, ResultStoreError, Results},
     service::{BodyStream, Reply, Request, ServiceInfo, Visibility},
 };
 
@@ -40,16 +41,23 @@ pub trait Remote: Send + Sync {
     fn send(&self, call: Call, caller: Caller) -> BoxFuture<'_, Result<(), CallError>>;
 }
 
+/// A method of every service, answered by the router where the service lives: what its actor is
+/// doing. JSON-RPC keeps names that begin with `rpc.` for such uses.
+pub const PING: &str = "rpc.ping";
+
 /// Who this node is, and what the router keeps.
 #[derive(Debug, Clone)]
 pub struct RouterConfig {
     pub relay: RelayId,
     pub results: ResultLimits,
+    /// What the actors' logs are dated by, and stored results expire by.
+    pub clock: WallClock,
 }
 
 impl RouterConfig {
+    /// Default limits and the system's clock.
     pub fn new(relay: RelayId) -> Self {
-        Self { relay, results: ResultLimits::default() }
+        Self { relay, results: ResultLimits::default(), clock: WallClock::system() }
     }
 }
 
@@ -70,6 +78,7 @@ struct Shared {
     remote: ArcSwapOption<Box<dyn Remote>>,
     access: ArcSwap<AccessRules>,
     results: Results,
+    clock: WallClock,
     /// Counts changes of what is registered here.
     changes: watch::Sender<u64>,
     /// Calls with idempotency keys run to their end even when their caller goes.
@@ -79,6 +88,7 @@ struct Shared {
 struct Entry {
     info: ArcSwap<ServiceInfo>,
     mailbox: Mailbox,
+    journal: Journal,
     state: Mutex<State>,
 }
 
@@ -142,6 +152,7 @@ impl Router {
             remote: ArcSwapOption::empty(),
             access: ArcSwap::default(),
             results: Results::new(config.results),
+            clock: config.clock,
             changes: watch::Sender::new(0),
             keyed: TaskTracker::new(),
         };
@@ -161,6 +172,31 @@ impl Router {
     /// Sets who may call what here.
     pub fn set_access(&self, rules: AccessRules) {
         self.shared.access.store(Arc::new(rules));
+    }
+
+    /// Keeps results of idempotency keys in `store` from now on, beginning with those that it has.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub async fn keep_results(&self, store: Arc<dyn ResultStore>) -> Result<(), ResultStoreError> {
+        self.shared.results.restore(store, self.shared.clock.now_ms()).await
+    }
+
+    /// This node's name.
+    pub fn relay(&self) -> &RelayId {
+        &self.shared.relay
+    }
+
+    /// The log of an actor here.
+    pub fn journal(&self, name: &ServiceName) -> Option<Journal> {
+        self.find(name).map(|entry| entry.journal.clone())
+    }
+
+    /// Adds a line to the log of an actor; one that is not here has none.
+    pub fn log(&self, name: &ServiceName, level: LogLevel, message: &str) {
+        if let Some(entry) = self.find(name) {
+            entry.journal.write(level, message);
+        }
     }
 
     /// Calls a service, here or anywhere, and waits for its answer. Dropping the future cancels
@@ -183,7 +219,7 @@ impl Router {
         body: Option<BodyStream>,
     ) -> Result<Reply, CallError> {
         match self.place(&call.to) {
-            Place::Here(entry) => self.ask_here(&entry, call, caller, body).await,
+            Place::Here(entry) => self.serve(&entry, call, caller, body).await,
             Place::Elsewhere(remote) => {
                 let deadline = Instant::now() + call.timeout;
                 let answer = timeout_at(deadline, remote.ask(call, caller, body)).await;
@@ -218,10 +254,22 @@ impl Router {
         caller: Caller,
         body: Option<BodyStream>,
     ) -> Result<Reply, CallError> {
+        // Said to have not started, so that the caller's hub may try another instance.
+        self.admits(&call, &caller).map_err(CallError::not_started)?;
         match self.find(&call.to.service) {
-            Some(entry) => self.ask_here(&entry, call, caller, body).await,
-            None => Err(CallError::service_not_found(&call.to.service)),
+            Some(entry) => self.serve(&entry, call, caller, body).await,
+            None => Err(CallError::service_not_found(&call.to.service).not_started()),
         }
+    }
+
+    /// Whether a call would be taken here; nothing is called.
+    ///
+    /// # Errors
+    /// What it would be refused with.
+    pub fn admits(&self, call: &Call, caller: &Caller) -> Result<(), CallError> {
+        let entry = self.find(&call.to.service);
+        let entry = entry.ok_or_else(|| CallError::service_not_found(&call.to.service))?;
+        self.admit(&entry, call, caller)
     }
 
     /// Takes a message that came over a link and has no answer.
@@ -267,6 +315,10 @@ impl Router {
         let ailing = health.err();
         let before = std::mem::replace(&mut entry.lock().ailing, ailing.clone());
         if before.is_some() != ailing.is_some() {
+            match &ailing {
+                Some(why) => entry.journal.write(LogLevel::Warn, &format!("not well: {why}")),
+                None => entry.journal.write(LogLevel::Info, "well again"),
+            }
             self.changed();
         }
     }
@@ -275,7 +327,8 @@ impl Router {
         let name = info.name.clone();
         let state = State { life: Life::Starting, restarts: 0, last_crash: None, ailing: None };
         let info = ArcSwap::from_pointee(info);
-        let entry = Arc::new(Entry { info, mailbox, state: Mutex::new(state) });
+        let journal = Journal::new(self.shared.clock.clone());
+        let entry = Arc::new(Entry { info, mailbox, journal, state: Mutex::new(state) });
         let added = self.change(|services| {
             if services.contains_key(&name) {
                 return false;
@@ -371,6 +424,24 @@ impl Router {
         Ok(())
     }
 
+    /// [`Self::ask_here`], and how long it took where that is asked.
+    async fn serve(
+        &self,
+        entry: &Arc<Entry>,
+        call: Call,
+        caller: Caller,
+        body: Option<BodyStream>,
+    ) -> Result<Reply, CallError> {
+        let began = call.timing.then(Instant::now);
+        let mut reply = self.ask_here(entry, call, caller, body).await?;
+        if let Some(began) = began {
+            let (node, queue_us) = (self.shared.relay.clone(), reply.queued_us);
+            let total_us = began.elapsed().as_micros() as u64;
+            reply.hops.push(Hop { node, total_us, queue_us, rtt_us: None });
+        }
+        Ok(reply)
+    }
+
     async fn ask_here(
         &self,
         entry: &Arc<Entry>,
@@ -379,6 +450,9 @@ impl Router {
         body: Option<BodyStream>,
     ) -> Result<Reply, CallError> {
         self.admit(entry, &call, &caller)?;
+        if call.method.as_str() == PING {
+            return Reply::json(&entry.status().life);
+        }
         let Some(key) = call.idempotency_key.clone() else {
             return ask_mailbox(&entry.mailbox, call, caller, body).await;
         };
@@ -417,8 +491,11 @@ impl Router {
         let shared = self.shared.clone();
         self.shared.keyed.spawn(async move {
             let timeout = call.timeout;
-            let result = ask_mailbox(&mailbox, call, caller, body).await.map(|reply| reply.value);
-            shared.results.finish(&key, timeout, &sender, Arc::new(result));
+            let result = match shared.results.begin(&key, timeout, shared.clock.now_ms()).await {
+                Ok(()) => ask_mailbox(&mailbox, call, caller, body).await.map(|reply| reply.value),
+                Err(error) => Err(error),
+            };
+            shared.results.finish(&key, timeout, &sender, result, shared.clock.now_ms()).await;
         });
     }
 }
@@ -498,6 +575,7 @@ impl Registered {
     }
 
     pub fn crashed(&self, reason: String) {
+        self.entry.journal.write(LogLevel::Error, &format!("crashed: {reason}"));
         let mut state = self.entry.lock();
         state.restarts += 1;
         state.last_crash = Some(reason);

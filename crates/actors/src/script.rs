@@ -39,8 +39,9 @@ mod state;
 mod timers;
 mod vm;
 
+pub use crate::journal::LogLevel;
 pub use error::{ScriptError, ScriptFault};
-pub use host::{Host, HostEvent, LockGrant, LockRequest, LogLevel};
+pub use host::{Host, HostEvent, LockGrant, LockRequest};
 pub use limits::{Limit, ScriptLimits};
 pub use sqlite::SqliteState;
 pub use state::{Commit, MemoryStore, StateError, StateStore, Stored, Timer};
@@ -59,6 +60,7 @@ use vm::{Description, Source, Vm};
 struct Kit {
     store: Arc<dyn StateStore>,
     host: Arc<dyn Host>,
+    /// Of scripts that are loaded without limits of their own.
     limits: ScriptLimits,
     pool: ScriptPool,
 }
@@ -69,6 +71,15 @@ pub struct ScriptHost {
     kit: Arc<Kit>,
     /// By file; held while a script is loaded, reloaded or unloaded.
     scripts: Mutex<HashMap<String, Vec<Running>>>,
+}
+
+/// How a script is loaded.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Limits of its own.
+    pub limits: Option<ScriptLimits>,
+    /// Only this one of its services.
+    pub only: Option<ServiceName>,
 }
 
 /// One service of a loaded script.
@@ -112,7 +123,7 @@ impl ScriptHost {
     /// # Errors
     /// [`ScriptError`] with file, line and what was expected.
     pub async fn check(&self, file: &str, text: &str) -> Result<Vec<ServiceInfo>, ScriptError> {
-        let source = Arc::new(Source { file: file.to_owned(), text: text.to_owned() });
+        let source = self.source(file, text, None);
         let described = self.describe(&source).await?;
         Ok(described.into_iter().map(|(info, _)| info).collect())
     }
@@ -124,9 +135,29 @@ impl ScriptHost {
     /// [`ScriptError`]; where a script has several services and one of them cannot take its new
     /// version, the others have taken theirs.
     pub async fn load(&self, file: &str, text: &str) -> Result<Vec<ServiceName>, ScriptError> {
-        let source = Arc::new(Source { file: file.to_owned(), text: text.to_owned() });
+        self.load_with(file, text, LoadOptions::default()).await
+    }
+
+    /// [`Self::load`] with options.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; also where the one wanted service is not in the script.
+    pub async fn load_with(
+        &self,
+        file: &str,
+        text: &str,
+        options: LoadOptions,
+    ) -> Result<Vec<ServiceName>, ScriptError> {
+        let source = self.source(file, text, options.limits);
         let mut scripts = self.scripts.lock().await;
-        let described = self.describe(&source).await?;
+        let mut described = self.describe(&source).await?;
+        if let Some(only) = options.only {
+            described.retain(|(info, _)| info.name == only);
+            if described.is_empty() {
+                let message = format!("it defines no service '{only}'");
+                return Err(ScriptError::new(ScriptFault::Definition, file, message));
+            }
+        }
         let running = scripts.entry(file.to_owned()).or_default();
 
         let gone = |each: &Running| !described.iter().any(|(info, _)| info.name == each.name);
@@ -151,13 +182,19 @@ impl ScriptHost {
 
     /// Loads a file and follows its changes until `stop`, looking every `interval`. A broken
     /// version is logged, and the running one stays.
-    pub async fn watch(&self, path: PathBuf, interval: Duration, stop: CancellationToken) {
+    pub async fn watch(
+        &self,
+        path: PathBuf,
+        options: LoadOptions,
+        interval: Duration,
+        stop: CancellationToken,
+    ) {
         let file = file_name(&path);
         let mut last = None;
         loop {
             match tokio::fs::read_to_string(&path).await {
                 Ok(text) if last.as_ref() != Some(&text) => {
-                    match self.load(&file, &text).await {
+                    match self.load_with(&file, &text, options.clone()).await {
                         Ok(services) => info!(%file, ?services, "script loaded"),
                         Err(error) => {
                             warn!(%file, "script refused, the running one stays: {error}")
@@ -174,6 +211,11 @@ impl ScriptHost {
                 () = tokio::time::sleep(interval) => {}
             }
         }
+    }
+
+    fn source(&self, file: &str, text: &str, limits: Option<ScriptLimits>) -> Arc<Source> {
+        let limits = limits.unwrap_or_else(|| self.kit.limits.clone());
+        Arc::new(Source { file: file.to_owned(), text: text.to_owned(), limits })
     }
 
     async fn describe(
@@ -256,7 +298,7 @@ fn file_name(path: &Path) -> String {
 fn describe(kit: &Kit, source: &Source) -> Result<Vec<(ServiceInfo, Description)>, ScriptError> {
     let fault = |text: String| ScriptError::new(ScriptFault::Definition, &source.file, text);
     let nobody: ServiceName = "script".parse().map_err(|_| fault("no name".to_owned()))?;
-    let vm = Vm::load(source, &nobody, kit.host.clone(), &kit.limits)?;
+    let vm = Vm::load(source, &nobody, kit.host.clone())?;
     let mut described: Vec<(ServiceInfo, Description)> = Vec::new();
     for each in vm.services {
         let name: ServiceName = each

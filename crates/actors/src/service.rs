@@ -4,7 +4,11 @@ use std::{fmt, pin::Pin};
 
 use bytes::Bytes;
 use futures_util::{Stream, future::BoxFuture};
-use relay_proto::{CallError, Caller, ServiceName, address::Method, call::Json};
+use relay_proto::{
+    CallError, Caller, ServiceName,
+    address::Method,
+    call::{Hop, Json},
+};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, value::RawValue};
 use tokio::time::Instant;
@@ -59,6 +63,10 @@ pub struct Reply {
     pub value: Json,
     /// More of the result, in pieces; only for callers that said they take it.
     pub stream: Option<BodyStream>,
+    /// How long the message waited in the mailbox, microseconds.
+    pub queued_us: u64,
+    /// Where the time went, nearest first; only for calls that asked for it.
+    pub hops: Vec<Hop>,
 }
 
 impl Reply {
@@ -69,7 +77,7 @@ impl Reply {
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, CallError> {
         let value = serde_json::value::to_raw_value(value)
             .map_err(|_| CallError::internal("the result cannot be written as JSON"))?;
-        Ok(Self { value, stream: None })
+        Ok(value.into())
     }
 
     pub fn null() -> Self {
@@ -79,7 +87,7 @@ impl Reply {
 
 impl From<Json> for Reply {
     fn from(value: Json) -> Self {
-        Self { value, stream: None }
+        Self { value, stream: None, queued_us: 0, hops: Vec::new() }
     }
 }
 

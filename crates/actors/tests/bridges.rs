@@ -209,7 +209,7 @@ async fn a_child_process_is_a_service_and_is_started_again() {
     let node = node();
     let mut spec = spec();
     spec.restarts.first = Duration::from_millis(1);
-    node.start(spec, || StdioBridge::spawn(&shell(CHILD))).unwrap();
+    node.start(spec, || StdioBridge::spawn(&shell(CHILD), None)).unwrap();
     let first = ask(&node, "pid", json!({})).await.unwrap();
     assert_eq!(ask(&node, "pid", json!({})).await.unwrap(), first);
     assert_eq!(ask(&node, "who", json!({})).await.unwrap(), "bob@hub");
@@ -234,7 +234,7 @@ async fn a_process_that_only_ends_is_given_up() {
     let mut spec = spec();
     spec.restarts.first = Duration::from_millis(1);
     spec.restarts.give_up_after = 2;
-    node.start(spec, || StdioBridge::spawn(&shell("exit 1"))).unwrap();
+    node.start(spec, || StdioBridge::spawn(&shell("exit 1"), None)).unwrap();
     let mut changes = node.router().changes();
     while node.router().actor(&name()).unwrap().life != Life::GaveUp {
         changes.changed().await.unwrap();

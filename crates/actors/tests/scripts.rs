@@ -7,7 +7,7 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use relay_actors::script::{
-    Commit, MemoryStore, ScriptFault, ScriptLimits, SqliteState, StateStore, Stored,
+    Commit, LoadOptions, MemoryStore, ScriptFault, ScriptLimits, SqliteState, StateStore, Stored,
 };
 use relay_proto::{Caller, call::RpcCode};
 use serde_json::json;
@@ -285,7 +285,7 @@ async fn a_watched_file_is_taken_over_when_it_changes() {
     let stop = tokio_util::sync::CancellationToken::new();
     let (scripts, watched, watching) = (node.scripts.clone(), path.clone(), stop.clone());
     let watch = tokio::spawn(async move {
-        scripts.watch(watched, Duration::from_millis(5), watching).await;
+        scripts.watch(watched, LoadOptions::default(), Duration::from_millis(5), watching).await;
     });
     let name = "s".parse().unwrap();
     let mut changes = node.supervisor.router().changes();

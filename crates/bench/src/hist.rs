@@ -44,6 +44,25 @@ impl Histogram {
         self.max_ns = self.max_ns.max(other.max_ns);
     }
 
+    /// The counts that are not zero, with their places; for another process to join.
+    pub fn sparse(&self) -> Vec<(usize, u64)> {
+        let counts = self.counts.iter().copied().enumerate();
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// What [`Self::sparse`] gave; the greatest value is known to within its slot.
+    pub fn from_sparse(sparse: &[(usize, u64)]) -> Self {
+        let mut whole = Self::default();
+        for (slot, count) in sparse {
+            if let Some(mine) = whole.counts.get_mut(*slot) {
+                *mine += count;
+                whole.total += count;
+                whole.max_ns = whole.max_ns.max(upper_end(*slot));
+            }
+        }
+        whole
+    }
+
     pub fn total(&self) -> u64 {
         self.total
     }

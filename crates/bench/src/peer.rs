@@ -4,6 +4,7 @@
 //! writes durable before the answer where they can do that.
 
 pub mod etcd;
+pub mod nats;
 pub mod nostr;
 pub mod postgres;
 pub mod redis;

@@ -4,6 +4,7 @@ pub mod big;
 pub mod events;
 pub mod fanout;
 pub mod idle;
+pub mod links;
 pub mod locks;
 pub mod queries;
 pub mod social;
@@ -69,6 +70,8 @@ pub enum Scenario {
     Social,
     /// First pages by every documented filter over millions of events.
     Big,
+    /// Calls through a small federation: spoke, hub, hub, spoke.
+    Links,
 }
 
 impl Scenario {
@@ -83,6 +86,7 @@ impl Scenario {
             Self::Start => "start",
             Self::Social => "social",
             Self::Big => "big",
+            Self::Links => "links",
         }
     }
 
@@ -98,6 +102,7 @@ impl Scenario {
             Self::Start => start::rows(run).await,
             Self::Social => social::rows(run).await,
             Self::Big => big::rows(run).await,
+            Self::Links => links::rows(run).await,
         }
     }
 }

@@ -6,11 +6,11 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use relay_proto::{SigningKey, auth::request::sign_request};
+use relay_proto::auth::request::{request_draft, request_header};
 use reqwest::{Method, Url, header::HeaderValue};
 use zeroize::Zeroizing;
 
-use crate::error::Error;
+use crate::{error::Error, signer::Signer};
 
 /// What a client shows to a relay. Never printed.
 #[derive(Clone, Default)]
@@ -21,7 +21,7 @@ pub enum Credentials {
     /// A session token or another bearer token.
     Token(Arc<Zeroizing<String>>),
     /// A key that signs each request.
-    Key(Arc<SigningKey>),
+    Key(Arc<Signer>),
 }
 
 impl Credentials {
@@ -31,8 +31,8 @@ impl Credentials {
     }
 
     /// A key that signs each request.
-    pub fn key(key: SigningKey) -> Self {
-        Self::Key(Arc::new(key))
+    pub fn key(key: impl Into<Signer>) -> Self {
+        Self::Key(Arc::new(key.into()))
     }
 
     /// The `Authorization` header for one request.
@@ -66,14 +66,15 @@ impl fmt::Debug for Credentials {
 
 /// `Relay <base64url(event)>`: good for this request, once, for a minute.
 fn signed_request(
-    key: &SigningKey,
+    key: &Signer,
     method: &Method,
     url: &Url,
     body: Option<&[u8]>,
 ) -> Result<String, Error> {
     let nonce = hex::encode(random::<8>()?);
     let body = body.unwrap_or_default();
-    Ok(sign_request(key, method.as_str(), url.as_str(), body, unix_ns(), &nonce)?)
+    let draft = request_draft(method.as_str(), url.as_str(), body, unix_ns(), &nonce);
+    Ok(request_header(&key.sign_event(&draft)?))
 }
 
 /// The wall clock in unix nanoseconds, as events are dated.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use relay_proto::{Code, NodeId, Problem, SigningKey};
+use relay_proto::{Code, NodeId, Problem};
 use reqwest::{
     Method, Response, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
@@ -10,7 +10,7 @@ use reqwest::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{auth::Credentials, endpoint::Endpoint, error::Error};
+use crate::{auth::Credentials, endpoint::Endpoint, error::Error, signer::Signer};
 
 /// A relay, as one caller sees it. Cloning is cheap and shares the connections.
 ///
@@ -37,7 +37,7 @@ pub(crate) struct Inner {
     pub(crate) endpoint: Endpoint,
     pub(crate) credentials: Credentials,
     /// Signs events; may be there although requests are authenticated by a token.
-    signer: Option<Arc<SigningKey>>,
+    signer: Option<Arc<Signer>>,
     pub(crate) timeout: Duration,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Inner {
 pub struct ClientBuilder {
     endpoint: Endpoint,
     credentials: Credentials,
-    signer: Option<Arc<SigningKey>>,
+    signer: Option<Arc<Signer>>,
     timeout: Duration,
     user_agent: String,
 }
@@ -54,8 +54,8 @@ pub struct ClientBuilder {
 impl ClientBuilder {
     /// Signs requests and events with this key.
     #[must_use]
-    pub fn key(mut self, key: SigningKey) -> Self {
-        let key = Arc::new(key);
+    pub fn key(mut self, key: impl Into<Signer>) -> Self {
+        let key = Arc::new(key.into());
         self.signer = Some(key.clone());
         self.credentials = Credentials::Key(key);
         self
@@ -70,8 +70,8 @@ impl ClientBuilder {
 
     /// Signs events with this key, and leaves alone how requests are authenticated.
     #[must_use]
-    pub fn signer(mut self, key: SigningKey) -> Self {
-        self.signer = Some(Arc::new(key));
+    pub fn signer(mut self, key: impl Into<Signer>) -> Self {
+        self.signer = Some(Arc::new(key.into()));
         self
     }
 
@@ -222,13 +222,13 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::NoKey`].
-    pub fn signer(&self) -> Result<&SigningKey, Error> {
+    pub fn signer(&self) -> Result<&Signer, Error> {
         self.inner.signer.as_deref().ok_or(Error::NoKey)
     }
 
     /// The author of this client's events, where it has a key.
     pub fn node_id(&self) -> Option<NodeId> {
-        self.inner.signer.as_deref().map(SigningKey::node_id)
+        self.inner.signer.as_deref().map(Signer::node_id)
     }
 
     /// What the relay says of itself: id, key, version, limits (`GET /v1/info`).
@@ -451,7 +451,7 @@ impl Refusal {
         };
         Self {
             status: response.status().as_u16(),
-            request_id: header("x-request-id"),
+            request_id: header("relay-request-id"),
             retry_after_s: header(RETRY_AFTER.as_str()).and_then(|text| text.parse().ok()),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_proto::{Code, EventError, Problem};
+use relay_proto::{CallError, Code, EventError, Problem};
 
 use crate::keys::KeyFileError;
 
@@ -19,6 +19,9 @@ pub enum Error {
         /// The relay's name for the request, to be quoted to its operator.
         request_id: Option<String>,
     },
+    /// The service that was called, or a relay on the way to it, answered with an error.
+    #[error("{0}")]
+    Call(Box<CallError>),
     /// No connection, or it broke before the answer. A write may have had its effect: repeat it with
     /// the same idempotency key.
     #[error("cannot reach {url}: {cause}")]
@@ -53,6 +56,9 @@ pub enum Error {
     /// A key that cannot be read, or made.
     #[error(transparent)]
     Key(#[from] KeyFileError),
+    /// The ssh-agent that holds the key gave no signature.
+    #[error("{0}")]
+    Agent(String),
     /// An event that no relay would accept, found before sending.
     #[error(transparent)]
     Event(#[from] EventError),

@@ -128,7 +128,7 @@ impl Client {
     /// [`Error::NoKey`], [`Error::Event`].
     pub fn sign(&self, draft: &Draft) -> Result<Event, Error> {
         let created_at_ns = if draft.created_at_ns == 0 { unix_ns() } else { draft.created_at_ns };
-        Ok(Draft { created_at_ns, ..draft.clone() }.sign(self.signer()?)?)
+        self.signer()?.sign_event(&Draft { created_at_ns, ..draft.clone() })
     }
 
     /// Publishes one event. When it returns, the event is on the relay's disk (or, ephemeral, with

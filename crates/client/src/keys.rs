@@ -150,18 +150,6 @@ pub fn parse_public(text: &str) -> Result<NodeId, KeyFileError> {
     }
 }
 
-/// Signs `message` as `ssh-keygen -Y sign -n namespace` does, and returns the armoured block.
-///
-/// # Errors
-/// [`KeyFileError::Format`] where the signature cannot be encoded, which does not happen.
-pub fn sshsig(key: &SigningKey, namespace: &str, message: &[u8]) -> Result<String, KeyFileError> {
-    let pair = KeypairData::Ed25519(Ed25519Keypair::from_seed(&key.seed()));
-    PrivateKey::new(pair, "")
-        .and_then(|key| key.sign(namespace, ssh_key::HashAlg::Sha512, message))
-        .and_then(|signature| signature.to_pem(LineEnding::LF))
-        .map_err(|_| KeyFileError::Format)
-}
-
 /// Writes a secret to a new file that only its owner may read. An existing file is never replaced.
 ///
 /// # Errors

@@ -13,8 +13,12 @@
 
 #[cfg(feature = "age")]
 pub mod age;
+#[cfg(unix)]
+pub mod agent;
+pub mod attach;
 pub mod auth;
 pub mod backoff;
+pub mod calls;
 pub mod client;
 pub mod clock;
 pub mod endpoint;
@@ -26,12 +30,15 @@ pub mod import;
 pub mod keys;
 pub mod locks;
 pub mod session;
+pub mod signer;
 pub mod social;
 mod socket;
 pub mod sse;
 pub mod stream;
 
+pub use attach::{Attachment, PassedCall, Served, ServiceLog, ServiceOffer};
 pub use auth::{Credentials, unix_ns};
+pub use calls::{Piece, ServiceAnswer, ServiceCall, ServiceStream};
 pub use client::{Client, ClientBuilder, Probe, Request};
 pub use clock::{BootClock, Clock, ManualClock};
 pub use endpoint::Endpoint;
@@ -41,4 +48,5 @@ pub use fence::{FenceError, FenceGate, FenceMode};
 pub use guard::{LockGuard, LockOptions, Loss};
 pub use locks::{LockGrant, LockRequest, LockState};
 pub use relay_proto as proto;
+pub use signer::Signer;
 pub use stream::{EventStream, Start, StreamItem, Subscription};

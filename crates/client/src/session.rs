@@ -1,13 +1,14 @@
 //! Sessions: proving a key once, and a bearer token from then on (`gateway.md`, 3 and 4).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use relay_proto::{NodeId, SigningKey, auth::credential_hash};
+use relay_proto::{NodeId, auth::credential_hash};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     client::{Client, Request},
     error::Error,
+    signer::Signer,
 };
 
 /// A session as the relay gave it. Holds secrets: keep it in a file that only its owner may read.
@@ -68,7 +69,7 @@ impl Client {
             "challenge_id": challenge.challenge_id,
             "user_id": user_id,
             "device_id": device_id,
-            "sig": URL_SAFE_NO_PAD.encode(answer(key, device_id, &challenge)),
+            "sig": URL_SAFE_NO_PAD.encode(answer(key, device_id, &challenge)?),
         });
         let verified: Verified = self.call(unsigned("/v1/auth/verify", &answer)).await?;
         Ok(verified.auth_token)
@@ -118,7 +119,7 @@ fn unsigned(path: &str, body: &Value) -> Request {
     Request { signed: false, ..Request::post(path, body) }
 }
 
-fn answer(key: &SigningKey, device_id: &str, challenge: &Challenge) -> [u8; 64] {
+fn answer(key: &Signer, device_id: &str, challenge: &Challenge) -> Result<[u8; 64], Error> {
     let Challenge { challenge_id, challenge, gateway_id } = challenge;
     let user_id = key.node_id();
     // No device credential goes with a session of the command line or of a tool.

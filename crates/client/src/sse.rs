@@ -2,10 +2,7 @@
 
 use bytes::BytesMut;
 use relay_proto::Namespace;
-use reqwest::{
-    Method,
-    header::{ACCEPT, AUTHORIZATION},
-};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -44,11 +41,16 @@ impl Client {
     /// The relay's refusal, and any [`Error`] of the transport.
     pub async fn sse(&self, request: Request) -> Result<SseStream, Error> {
         let url = self.inner.endpoint.url(&request.path, &request.query);
-        let mut http = self.http().get(url.clone()).header(ACCEPT, "text/event-stream");
-        if let Some(value) = self.authorization(&Method::GET, &url, None)? {
+        let mut http = self.http().request(request.method.clone(), url.clone());
+        http = http.header(ACCEPT, "text/event-stream");
+        let body = request.body.as_ref().map(|body| &body.bytes[..]);
+        if let Some(value) = self.authorization(&request.method, &url, body)? {
             http = http.header(AUTHORIZATION, value);
         }
-        let after = self.inner.timeout;
+        if let Some(body) = &request.body {
+            http = http.header(CONTENT_TYPE, body.media_type).body(body.bytes.clone());
+        }
+        let after = self.inner.timeout.saturating_add(request.patience);
         let response = match tokio::time::timeout(after, http.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(self.unreachable(&error)),

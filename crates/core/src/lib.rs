@@ -8,11 +8,13 @@
 //! - [`audit`]: refusals and administrative acts, written down
 //! - [`limits`]: rates in bounded memory
 //! - [`fanout`]: from a commit to those who wait for it
+//! - [`histogram`]: how long things take, for operators
 
 pub mod audit;
 pub mod events;
 pub mod failure;
 pub mod fanout;
+pub mod histogram;
 pub mod limits;
 pub mod locks;
 pub mod policy;

@@ -13,7 +13,7 @@ mod gauge;
 mod table;
 mod window;
 
-pub use bucket::{Buckets, Rate};
+pub use bucket::{Bucket, Buckets, Rate};
 pub use gauge::{Gauges, Permit};
 pub use window::Windows;
 

@@ -17,6 +17,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use arc_swap::ArcSwap;
 use relay_proto::{
     Code, NodeId, Problem,
     auth::{AuthToken, ReplayGuard, RequestError, ResumeToken, SessionToken, SignedRequest},
@@ -58,6 +59,8 @@ pub struct SessionsConfig {
     pub auth_per_ip_per_min: u32,
     /// The same for one claimed user.
     pub auth_per_user_per_min: u32,
+    /// For development: a text that is no proof starts a session for the user that it names.
+    pub insecure_dev_auth: bool,
     /// How long a session found in the store may be trusted from memory, milliseconds; `None`
     /// where this process alone ends sessions.
     pub recheck_after_ms: Option<u64>,
@@ -78,6 +81,7 @@ impl Default for SessionsConfig {
             sessions_per_device: 10,
             auth_per_ip_per_min: 600,
             auth_per_user_per_min: 60,
+            insecure_dev_auth: false,
             recheck_after_ms: None,
         }
     }
@@ -121,7 +125,7 @@ impl From<SessionError> for Problem {
 pub struct Sessions {
     store: Store,
     clock: Arc<dyn Clock>,
-    config: SessionsConfig,
+    config: ArcSwap<SessionsConfig>,
     challenges: Challenges,
     live: LiveSessions,
     by_address: Windows<IpAddr>,
@@ -143,7 +147,7 @@ impl Sessions {
             used_requests: Mutex::new(used_requests),
             store,
             clock,
-            config,
+            config: ArcSwap::from_pointee(config),
             challenges: Challenges::default(),
             live: LiveSessions::default(),
             by_address: Windows::new(MINUTE_MS, LIMITER_KEYS),
@@ -151,8 +155,14 @@ impl Sessions {
         }
     }
 
-    pub fn config(&self) -> &SessionsConfig {
-        &self.config
+    /// The settings in force now.
+    pub fn config(&self) -> Arc<SessionsConfig> {
+        self.config.load_full()
+    }
+
+    /// Takes over changed settings. They count for what begins from now on.
+    pub fn reconfigure(&self, config: SessionsConfig) {
+        self.config.store(Arc::new(config));
     }
 
     /// The session that a token opens.
@@ -187,12 +197,12 @@ impl Sessions {
     /// # Errors
     /// [`SessionError::Limit`].
     pub fn count_address(&self, address: IpAddr) -> Result<(), SessionError> {
-        let limit = self.config.auth_per_ip_per_min;
+        let limit = self.config.load().auth_per_ip_per_min;
         Ok(self.by_address.count(network_of(address), limit, self.now_ms())?)
     }
 
     fn count_user(&self, user: NodeId) -> Result<(), SessionError> {
-        let limit = self.config.auth_per_user_per_min;
+        let limit = self.config.load().auth_per_user_per_min;
         Ok(self.by_user.count(user, limit, self.now_ms())?)
     }
 
@@ -201,7 +211,7 @@ impl Sessions {
     }
 
     fn oldest_trusted(&self, now_ms: u64) -> u64 {
-        self.config.recheck_after_ms.map_or(0, |age| now_ms.saturating_sub(age))
+        self.config.load().recheck_after_ms.map_or(0, |age| now_ms.saturating_sub(age))
     }
 }
 

@@ -139,7 +139,7 @@ async fn by_token(node: &Node, text: &str) -> Result<Caller, Problem> {
 }
 
 fn by_signature(node: &Node, parts: &Parts, body: &[u8], text: &str) -> Result<Caller, Problem> {
-    let request = SignedRequest::parse(text, &node.event_limits)?;
+    let request = SignedRequest::parse(text, &node.event_limits())?;
     let urls = urls(node, parts);
     let method = parts.method.as_str();
     request.check_target(method, urls.iter().map(String::as_str), node.clock.wall_ns())?;
@@ -154,7 +154,8 @@ fn by_signature(node: &Node, parts: &Parts, body: &[u8], text: &str) -> Result<C
 /// this machine, so that a relay in the middle cannot pass on what was signed for itself.
 fn urls(node: &Node, parts: &Parts) -> Vec<String> {
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    let public = node.config.chat.public_url.trim_end_matches('/');
+    let config = node.live();
+    let public = config.chat.public_url.trim_end_matches('/');
     let mut urls = Vec::with_capacity(2);
     if !public.is_empty() {
         urls.push(format!("{public}{target}"));
@@ -192,6 +193,12 @@ fn scheme<'a>(node: &Node, parts: &'a Parts) -> &'a str {
     }
 }
 
+/// Whether nobody on the way can read along: TLS here or at a trusted proxy, or the same machine.
+pub(crate) fn is_encrypted(node: &Node, parts: &Parts) -> bool {
+    let near = parts.extensions.get::<Peer>().is_some_and(Peer::is_loopback);
+    scheme(node, parts) == "https" || near && !crate::info::forwarded(&parts.headers)
+}
+
 /// Where the client is: the peer, or who a trusted proxy says that it speaks for.
 pub(crate) fn client_address(node: &Node, parts: &Parts) -> IpAddr {
     let peer = parts.extensions.get::<Peer>().copied();
@@ -214,5 +221,5 @@ fn forwarded_for(headers: &HeaderMap) -> Vec<IpAddr> {
 }
 
 fn is_trusted_proxy(node: &Node, address: IpAddr) -> bool {
-    node.config.listen.trusted_proxies.iter().any(|network| network.contains(address))
+    node.live().listen.trusted_proxies.iter().any(|network| network.contains(address))
 }

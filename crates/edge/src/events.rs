@@ -54,7 +54,7 @@ impl From<&Published> for Receipt {
 /// `POST /v1/events`: one event, an array, or NDJSON.
 pub(crate) async fn publish(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, body) = request.into_parts();
-    let limit = node.config.events.max_batch_bytes.0 as usize;
+    let limit = node.live().events.max_batch_bytes.0 as usize;
     let bytes = body::read(&parts.headers, body, limit).await?;
     if is_ndjson(&parts.headers, header::CONTENT_TYPE) {
         let lines: Vec<Bytes> = bytes
@@ -73,7 +73,7 @@ pub(crate) async fn publish(State(node): State<Arc<Node>>, request: Request) -> 
 }
 
 async fn publish_one(node: &Node, bytes: &[u8]) -> Reply {
-    let raw = parse_event(bytes, &node.event_limits).map_err(Problem::from)?;
+    let raw = parse_event(bytes, &node.event_limits()).map_err(Problem::from)?;
     let published = node
         .events
         .publish(node.events.lane(), vec![raw])
@@ -90,12 +90,12 @@ async fn publish_one(node: &Node, bytes: &[u8]) -> Reply {
 
 /// Each event has its own outcome; a bad one does not stop the others.
 async fn publish_many(node: &Arc<Node>, items: Vec<Bytes>) -> Reply {
-    let most = node.config.events.max_batch as usize;
+    let most = node.live().events.max_batch as usize;
     if items.len() > most {
         let message = format!("a batch holds at most {most} events");
         return Err(Problem::new(Code::TooLarge, message).into());
     }
-    let limits = node.event_limits;
+    let limits = node.event_limits();
     // A full batch takes milliseconds to parse: not on a thread that serves sockets.
     let parse = move || -> Vec<(Option<EventId>, Result<RawEvent, Problem>)> {
         items.iter().map(|item| parse_item(item, &limits)).collect()

@@ -30,14 +30,15 @@ pub(crate) async fn info(State(node): State<Arc<Node>>) -> Response {
 }
 
 fn document(node: &Node) -> Value {
-    let limits = &node.event_limits;
-    let events = &node.config.events;
+    let limits = node.event_limits();
+    let config = node.live();
+    let events = &config.events;
     json!({
         "relay_id": node.identity.relay_id,
         "gateway_id": node.identity.relay_id,
         "key": node.identity.node_id(),
         "version": env!("CARGO_PKG_VERSION"),
-        "roles": ["main"],
+        "roles": [if node.config.is_home() { "home" } else { "main" }],
         "protocols": ["relay-event-v1"],
         "limits": {
             "event_bytes": limits.event_bytes,
@@ -47,11 +48,13 @@ fn document(node: &Node) -> Value {
             "element_bytes": limits.element_bytes,
             "batch_events": events.max_batch,
             "batch_bytes": events.max_batch_bytes.0,
-            "frame_bytes": node.config.chat.max_frame.0,
+            "frame_bytes": config.chat.max_frame.0,
             "page_events": relay_core::events::MAX_LIMIT,
             "ephemeral_replay_ms": events.ephemeral_replay.as_millis() as u64,
+            "call_bytes": crate::calls::MAX_BODY,
+            "call_batch": relay_proto::call::rpc::MAX_BATCH,
             "lease_ms_min": 500,
-            "lease_ms_max": node.config.locks.max_lease.as_millis() as u64,
+            "lease_ms_max": config.locks.max_lease.as_millis() as u64,
         },
         "features": features(node),
         "kinds": {
@@ -65,8 +68,8 @@ fn document(node: &Node) -> Value {
 
 fn features(node: &Node) -> Vec<&'static str> {
     let mut features =
-        vec!["events", "streams", "locks", "fenced-events", "sessions", "key-rotation"];
-    if node.event_limits.sshsig {
+        vec!["events", "streams", "locks", "fenced-events", "sessions", "key-rotation", "calls"];
+    if node.event_limits().sshsig {
         features.push("sshsig");
     }
     if node.config.social.enabled {
@@ -137,6 +140,13 @@ pub(crate) async fn health(State(node): State<Arc<Node>>) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": uptime_s,
         "seq": node.store.committed_seq(),
+        "draining": node.is_draining(),
+        // What is wrong with it is for admins: GET /v1/config.
+        "config": match node.last_reload() {
+            Some(last) if !last.ok => "reload_failed",
+            Some(last) if !last.restart.is_empty() => "restart_needed",
+            _ => "ok",
+        },
     });
     no_store(status, &body)
 }
@@ -167,6 +177,6 @@ pub(crate) fn metrics_text(node: &Node) -> Response {
 }
 
 /// A proxy on this machine makes every stranger look local.
-fn forwarded(headers: &HeaderMap) -> bool {
+pub(crate) fn forwarded(headers: &HeaderMap) -> bool {
     headers.contains_key("x-forwarded-for") || headers.contains_key(header::FORWARDED)
 }

@@ -3,18 +3,24 @@
 //! Doors decode, find out who asks, limit, call the node and encode its answer. They decide nothing.
 
 mod access;
+mod acme;
+mod attach;
 mod auth;
 mod body;
+mod calls;
 mod events;
+mod federation;
 mod held;
 mod info;
 mod locks;
 mod openapi;
+mod operate;
 mod params;
 mod peer;
 mod reply;
 mod routes;
 mod server;
+mod services;
 mod sessions;
 mod social;
 mod socket;

@@ -37,7 +37,7 @@ fn document() -> Value {
         "title": "Relay",
         "version": env!("CARGO_PKG_VERSION"),
         "description": "Signed events, live streams and locks with fencing tokens. Sockets at /v1/ws carry the same \
-            in frames. Every refusal is a problem document (RFC 9457) with a stable `code`.",
+            in frames; /svc/SERVICE/… passes any request on to a service that is an HTTP server. Every refusal is a problem document (RFC 9457) with a stable `code`.",
         "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
     });
     document["components"]["securitySchemes"] = json!({

@@ -8,24 +8,24 @@ use std::{
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{any, delete, get, post},
 };
 use relay_node::Node;
 use relay_proto::Problem;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
-    access, events, info, locks, openapi,
+    access, attach, calls, events, federation, info, locks, openapi, operate,
     reply::{Refused, name_request},
-    sessions, social, socket, sse,
+    services, sessions, social, socket, sse,
 };
 
 /// Every route of the relay.
 pub(crate) fn router(node: Arc<Node>) -> Router {
-    let cors = cors(&node.config.chat.cors_origins);
+    let cors = cors(node.clone());
     Router::new()
         .route("/", get(info::root))
         .route("/app", get(info::app))
@@ -64,7 +64,36 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/audit", get(access::audit))
         .route("/v1/tokens", get(access::tokens).post(access::create_token))
         .route("/v1/tokens/{id}", delete(access::delete_token))
+        .route("/v1/config", get(operate::config))
+        .route("/v1/config/reload", post(operate::reload))
+        .route("/v1/drain", post(operate::drain))
         .route("/v1/users/revoke_tokens", post(access::revoke_user))
+        .route("/rpc", post(calls::http::rpc))
+        .route("/services", get(services::list))
+        .route("/v1/actors", get(services::actors))
+        .route("/v1/actors/{name}", get(services::actor))
+        .route("/v1/actors/{name}/restart", post(services::restart))
+        .route("/v1/actors/{name}/log", get(services::log))
+        .route("/v1/attach", get(attach::upgrade))
+        .route("/v1/calls/explain", post(federation::explain))
+        .route("/v1/gateways/resolve", get(federation::resolve))
+        .route("/federate", get(federation::link))
+        .route("/ws/federation", get(federation::link))
+        .route("/ws/peers", get(federation::link))
+        .route("/registry", get(federation::registry))
+        .route("/status", get(federation::status))
+        .route("/federation/registry", get(federation::federation_registry))
+        .route("/federation/peers", get(federation::peers))
+        .route("/federation/peers/add", post(federation::add_peer))
+        .route("/federation/peers/{id}", delete(federation::remove_peer))
+        .route("/federation/spokes", get(federation::spokes).post(federation::decide_spokes))
+        .route("/federation/spokes/{id}", delete(federation::kick_spoke))
+        .route("/v1/federation/join", post(federation::join).delete(federation::leave))
+        .route("/federation/health", get(federation::health))
+        .route("/federation/topology", get(federation::topology))
+        .route("/svc/{service}", any(calls::proxy::pass))
+        .route("/svc/{service}/", any(calls::proxy::pass))
+        .route("/svc/{service}/{*path}", any(calls::proxy::pass))
         .route("/v1/ws", get(socket::upgrade))
         .route("/v1/stream", get(socket::upgrade))
         .fallback(unknown_path)
@@ -96,17 +125,22 @@ async fn count(State(node): State<Arc<Node>>, request: Request, next: Next) -> R
 }
 
 /// Browsers of the listed origins may use the API; credentials are headers, never cookies.
-fn cors(origins: &[String]) -> CorsLayer {
-    let listed: Vec<HeaderValue> =
-        origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+fn cors(node: Arc<Node>) -> CorsLayer {
+    let listed = move |origin: &HeaderValue, _: &Parts| {
+        node.live().chat.cors_origins.iter().any(|known| known.as_bytes() == origin.as_bytes())
+    };
     CorsLayer::new()
-        .allow_origin(AllowOrigin::list(listed))
+        .allow_origin(AllowOrigin::predicate(listed))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             header::IF_NONE_MATCH,
             HeaderName::from_static("last-event-id"),
+            HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static("relay-timeout-ms"),
+            HeaderName::from_static("relay-version"),
+            HeaderName::from_static("traceparent"),
         ])
         .expose_headers([
             header::ETAG,

@@ -4,8 +4,10 @@
 //! waits for one thing only: what takes time (commits, pages, locks in line) is a future among others.
 
 mod connection;
+mod pace;
 mod publish;
 mod requests;
+mod rpc;
 mod session;
 
 use std::sync::Arc;
@@ -41,27 +43,29 @@ pub(crate) async fn upgrade(
         Ok(upgrade) => upgrade,
         Err(rejection) => return Ok(not_a_socket(&rejection)),
     };
-    check_origin(&node.config.chat.cors_origins, &parts.headers)?;
+    check_origin(&node.live().chat.cors_origins, &parts.headers)?;
     let caller = auth::caller(&node, &parts, &[]).await?;
     let address = auth::client_address(&node, &parts);
     let session = caller.session().ok().map(|session| &**session);
     let client = Client {
-        place: node.connections.enter(&node.config.chat, address, session)?,
+        place: node.connections.enter(&node.live().chat, address, session)?,
         address,
         label: sessions::label_of(&parts.headers),
         caller,
     };
-    let max_frame = node.config.chat.max_frame.0 as usize;
+    let max_frame = node.live().chat.max_frame.0 as usize;
     let token = node.tasks.token();
     let response = upgrade
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
         .max_message_size(max_frame)
         .max_frame_size(max_frame)
-        .on_upgrade(move |socket| async move {
-            // On the heap, so that the task of an idle connection stays small.
-            Box::pin(Connection::new(node, socket, client).run()).await;
+        .on_upgrade(move |socket| {
+            // A task of its own: the one that waited for the upgrade is larger, and ends here.
+            let connection = Box::new(Connection::new(node.clone(), socket, client));
+            node.tasks.spawn(connection.run());
             drop(token);
+            std::future::ready(())
         });
     Ok(response)
 }
@@ -78,7 +82,7 @@ fn check_origin(listed: &[String], headers: &HeaderMap) -> Result<(), Problem> {
 
 /// When a client should come back to a relay that stops: spread over the time of the drain.
 pub(crate) fn retry_advice_ms(node: &Node) -> u64 {
-    let spread_ms = node.config.drain.timeout.as_millis() as u64;
+    let spread_ms = node.live().drain.timeout.as_millis() as u64;
     node.clock.mono_ns() / 1_000 % spread_ms.max(1)
 }
 

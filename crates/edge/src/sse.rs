@@ -74,7 +74,7 @@ pub(crate) async fn lock_watch(State(node): State<Arc<Node>>, request: Request) 
 
 fn place(node: &Node, parts: &Parts, caller: &Caller) -> Result<Place, Problem> {
     let session = caller.session().ok().map(|session| &**session);
-    node.connections.enter(&node.config.chat, auth::client_address(node, parts), session)
+    node.connections.enter(&node.live().chat, auth::client_address(node, parts), session)
 }
 
 /// Where to go on: what the browser remembers counts more than the URL that it was given at first.

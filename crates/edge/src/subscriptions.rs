@@ -66,7 +66,8 @@ impl Sent {
 pub(crate) struct Subscriptions {
     node: Arc<Node>,
     pub outbox: Arc<Outbox>,
-    by_id: HashMap<SubscriptionId, Subscription, ahash::RandomState>,
+    /// Boxed, since the table has room for more than the one subscription that most connections have.
+    by_id: HashMap<SubscriptionId, Box<Subscription>, ahash::RandomState>,
     names: HashMap<String, SubscriptionId, ahash::RandomState>,
     fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
 }
@@ -152,7 +153,7 @@ impl Subscriptions {
             None if live => self.join(id, &sub, None).await,
             _ => self.fetch(id, &sub),
         }
-        self.by_id.insert(id, sub);
+        self.by_id.insert(id, Box::new(sub));
         Ok(())
     }
 
@@ -248,10 +249,14 @@ impl Subscriptions {
                 let sub = self.by_id.get(&to)?;
                 Some(self.live_frame(sub))
             }
-            Item::Lagging { to, after_seq } => {
+            Item::Lagging { to, after_seq, remembered } => {
                 let mut sub = self.by_id.remove(&to)?;
                 sub.seen = after_seq;
-                self.fetch(to, &sub);
+                let joined = remembered
+                    && self.node.fanout.try_join(self.joining(to, &sub, Some(after_seq)));
+                if !joined {
+                    self.fetch(to, &sub);
+                }
                 self.by_id.insert(to, sub);
                 None
             }
@@ -328,7 +333,11 @@ impl Subscriptions {
     }
 
     async fn join(&mut self, id: SubscriptionId, sub: &Subscription, after_seq: Option<u64>) {
-        let join = JoinLive {
+        self.node.fanout.join(self.joining(id, sub, after_seq)).await;
+    }
+
+    fn joining(&self, id: SubscriptionId, sub: &Subscription, after_seq: Option<u64>) -> JoinLive {
+        JoinLive {
             id,
             outbox: self.outbox.clone(),
             filters: sub.filters.clone(),
@@ -338,8 +347,7 @@ impl Subscriptions {
             after_seq,
             ephemerals_from: (after_seq.is_some() && !sub.told_live).then_some(sub.start),
             now_ns: self.node.clock.wall_ns(),
-        };
-        self.node.fanout.join(join).await;
+        }
     }
 
     fn position(&self, text: &str) -> Result<u64, Problem> {

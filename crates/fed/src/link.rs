@@ -8,8 +8,14 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, future::BoxFuture};
-use relay_proto::{CallError, NodeId, RelayId, link::Message};
+use relay_proto::{
+    CallError, NodeId, RelayId,
+    call::Json,
+    link::{Message, NodeType},
+};
 use serde::Serialize;
+
+pub use relay_proto::link::session::Lane;
 
 /// Bytes that come in pieces, taken at the reader's pace: credit is given when a piece is taken.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, CallError>> + Send>>;
@@ -24,6 +30,15 @@ pub enum Role {
     Home,
 }
 
+impl From<NodeType> for Role {
+    fn from(node_type: NodeType) -> Self {
+        match node_type {
+            NodeType::Main => Self::Main,
+            NodeType::Home => Self::Home,
+        }
+    }
+}
+
 /// Who is on the other side, as the handshake proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -32,24 +47,12 @@ pub struct Peer {
     pub role: Role,
     /// The version of its program.
     pub version: String,
-    /// What it said it can do beyond the protocol's first version.
+    /// What it said it can do beyond the protocol's first version. With
+    /// [`FEATURE_STANDBY`](relay_proto::link::handshake::FEATURE_STANDBY) the link is a spare: it counts
+    /// as attached from its first registration on, not before.
     pub features: Vec<String>,
     /// Whether this side dialled.
     pub dialled: bool,
-}
-
-/// What a message waits behind; the first goes strictly first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Lane {
-    /// Heartbeats, credit, cancellation, goaway, registry.
-    Control,
-    /// Calls and their answers.
-    Call,
-    /// Forwarded events, replay, streams of results.
-    Stream,
-    /// Bodies.
-    Bulk,
 }
 
 /// Why a message did not leave, or a request got no answer.
@@ -111,6 +114,12 @@ pub trait Link: Send + Sync + fmt::Debug {
         body: Option<ByteStream>,
     ) -> BoxFuture<'static, Result<Answered, LinkError>>;
 
+    /// Does the work for a request of this link beside the link's own, in its task: no other task has to be
+    /// woken for it. The work ends with the link, and must not block.
+    fn run(&self, work: BoxFuture<'static, ()>) {
+        drop(tokio::spawn(work));
+    }
+
     /// Asks the other side to move, lets what is under way finish within `within`, and closes.
     fn drain(&self, reason: &str, within: Duration);
 
@@ -144,10 +153,12 @@ pub trait Answering: Send {
 
 /// What links tell. Called from a link's own task: must be quick and never block.
 pub trait LinkEvents: Send + Sync {
-    /// A link is up: authenticated, welcomed, ready.
+    /// A link is up: authenticated, welcomed, ready. A warm standby that this side dialled is told only
+    /// when it comes into use.
     fn up(&self, link: Arc<dyn Link>);
 
-    /// A message that wants no answer through [`Answering`]: registration, heartbeat, discovery, goaway.
+    /// A message that wants no answer through [`Answering`]: registration, heartbeat, discovery,
+    /// goaway. A goaway also comes when this side leaves the link for a better one that is up already.
     fn message(&self, link: &Arc<dyn Link>, message: Message);
 
     /// A request or forward that wants an answer.
@@ -158,6 +169,11 @@ pub trait LinkEvents: Send + Sync {
         body: Option<ByteStream>,
         answering: Box<dyn Answering>,
     );
+
+    /// What the next heartbeat says: load, health of services. `None` says nothing.
+    fn load(&self) -> Option<Json> {
+        None
+    }
 
     /// A link ended. `reason` is for people and for the metric's label.
     fn down(&self, link: &Arc<dyn Link>, reason: &str);

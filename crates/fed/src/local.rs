@@ -9,29 +9,7 @@ use tokio::sync::watch;
 
 use crate::link::ByteStream;
 
-/// One public service as it is registered with the hub (`federation.md`, Registry).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ServiceRecord {
-    pub service_name: relay_proto::ServiceName,
-    /// Semver.
-    pub version: String,
-    /// Empty where any method may be asked for.
-    pub methods: Vec<String>,
-    #[serde(default)]
-    pub metadata: serde_json::Map<String, serde_json::Value>,
-    #[serde(default = "public")]
-    pub visibility: String,
-    #[serde(default = "healthy")]
-    pub is_healthy: bool,
-}
-
-fn public() -> String {
-    "public".to_owned()
-}
-
-const fn healthy() -> bool {
-    true
-}
+pub use relay_proto::{call::Hop, registry::ServiceRecord};
 
 /// The result of a call, and where its time went.
 pub struct Answer {
@@ -50,19 +28,6 @@ impl fmt::Debug for Answer {
             .field("hops", &self.hops)
             .finish()
     }
-}
-
-/// What one relay on the way spent, for `relay call --trace`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Hop {
-    pub node: RelayId,
-    /// From taking the request to handing on the answer, microseconds.
-    pub total_us: u64,
-    /// Of it, spent waiting in queues of this relay, microseconds.
-    pub queue_us: u64,
-    /// Smoothed round trip of the link the request left by, microseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rtt_us: Option<u64>,
 }
 
 /// A request that belongs to another home, as its door took it: forwarded as bytes, answered as
@@ -92,12 +57,28 @@ pub trait LocalNode: Send + Sync {
     fn has_service(&self, name: &relay_proto::ServiceName) -> bool;
 
     /// Takes a call that came over a link: served here or not at all.
+    ///
+    /// A refusal before the service was reached says so ([`CallError::not_started`]), so that
+    /// the caller's hub may try another instance; an error of the service never does.
     fn call(
         &self,
         call: Call,
         caller: Caller,
         body: Option<ByteStream>,
     ) -> BoxFuture<'static, Result<Answer, CallError>>;
+
+    /// Whether a call would be taken here, and why, in words for a person; nothing is called.
+    ///
+    /// # Errors
+    /// What the call would be refused with.
+    fn admits(&self, call: &Call, caller: &Caller) -> Result<String, CallError> {
+        let _ = caller;
+        if self.has_service(&call.to.service) {
+            Ok(format!("serves '{}'", call.to.service))
+        } else {
+            Err(CallError::service_not_found(&call.to.service))
+        }
+    }
 
     /// Takes a message that came over a link and wants no answer.
     ///

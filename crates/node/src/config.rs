@@ -22,13 +22,14 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use check::hub_url;
 pub use problem::{Origin, Problem, Problems};
 pub use sections::{
-    AclRule, Backend, Chat, Config, Drain, Events, Federation, Hub, Listen, Locks, Log, LogFormat,
-    Moderation, NamespacePolicy, Node, NodeKind, Permission, Quota, Rotation, Social, SocialRule,
-    Store, TenantQuota, Tls,
+    AclRule, Anonymous, Backend, CallRule, Calls, Chat, Config, Drain, Events, Federation, Hub,
+    Listen, Locks, Log, LogFormat, Moderation, NamespacePolicy, Node, NodeKind, Permission, Quota,
+    Rotation, RuleEffect, Script, Service, Social, SocialRule, Store, TenantQuota, Tls, Visibility,
 };
-pub use show::{Line, sample, schema};
+pub use show::{Difference, Line, differences, sample, schema};
 pub use value::{ExistingFile, Inherit, Network, SecretFile, Size};
 
 use reader::{Reader, Setting, Shape};

@@ -1,9 +1,9 @@
 //! How many sockets and streams there may be (`gateway.md` 12).
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use relay_core::{
-    limits::{Gauges, Permit},
+    limits::{Buckets, Gauges, Permit, Rate},
     sessions::LiveSession,
 };
 use relay_proto::{Code, NodeId, Problem, auth::DeviceId};
@@ -11,11 +11,27 @@ use relay_proto::{Code, NodeId, Problem, auth::DeviceId};
 use crate::config::Chat;
 
 /// The connections of a relay, by whom they are of.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Connections {
     by_address: Gauges<IpAddr>,
     by_user: Gauges<NodeId>,
     by_device: Gauges<(NodeId, DeviceId)>,
+    /// Frames of each user over all connections.
+    frames: Buckets<NodeId>,
+}
+
+/// Users whose last frames are remembered.
+const BUSY_USERS: usize = 100_000;
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            by_address: Gauges::default(),
+            by_user: Gauges::default(),
+            by_device: Gauges::default(),
+            frames: Buckets::new(BUSY_USERS),
+        }
+    }
 }
 
 /// The place that one connection takes; given back when dropped.
@@ -47,6 +63,11 @@ impl Connections {
             self.name(&mut place, limits, session)?;
         }
         Ok(place)
+    }
+
+    /// Counts one frame of a user, and tells how long its connection should not be read.
+    pub fn charge_frame(&self, user: NodeId, rate: Rate, now_ns: u64) -> Duration {
+        self.frames.charge(user, rate, now_ns)
     }
 
     /// Counts a connection as one of the session's user and device.

@@ -107,7 +107,10 @@ fn open_key<R: RngCore + CryptoRng>(path: &Path, rng: &mut R) -> Result<SigningK
 }
 
 /// Writes a file that only its owner can read, whole or not at all.
-fn write_secret(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+///
+/// # Errors
+/// Those of the file system; then the file is as it was.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let part = path.with_extension("part");
     let mut file =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;

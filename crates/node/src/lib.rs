@@ -4,18 +4,25 @@
 
 pub mod config;
 mod connections;
+pub mod federation;
 mod gate;
 mod identity;
+pub mod join;
 mod maintenance;
 pub mod metrics;
 mod mirror;
 mod node;
+mod reload;
+pub mod services;
 mod settings;
 mod start;
 
 pub use connections::{Connections, Place};
+pub use federation::{Decision, Federated};
 pub use gate::Reader;
-pub use identity::{Identity, IdentityError};
+pub use identity::{Identity, IdentityError, write_secret};
 pub use mirror::{Mirror, Mirrors};
 pub use node::Node;
+pub use reload::{LastReload, ReloadError, Reloaded, Reread};
+pub use services::{ServiceSpec, Services, Way};
 pub use start::StartError;

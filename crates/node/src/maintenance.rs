@@ -35,13 +35,14 @@ async fn sweep(node: &Node, stop: &CancellationToken, retention: bool) -> Result
     if retention {
         node.keep_usage().await;
         for info in node.store.namespaces().await? {
-            let policy = node.config.namespace.iter().find(|policy| matches(policy, &info.name));
+            let config = node.live();
+            let policy = config.namespace.iter().find(|policy| matches(policy, &info.name));
             let retention = policy.map(|policy| rules(policy, now_ns)).unwrap_or_default();
             while retention != Retention::default()
                 && !stop.is_cancelled()
                 && node.store.prune(info.name.clone(), retention.clone()).await? > 0
             {}
-            let history = policy.and_then(|policy| policy.history).or(node.config.locks.history);
+            let history = policy.and_then(|policy| policy.history).or(config.locks.history);
             if let Some(history) = history {
                 let before_ns = now_ns.saturating_sub(history.as_nanos() as u64);
                 while !stop.is_cancelled()

@@ -7,54 +7,14 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use relay_proto::lease::{LeaseAction, LeaseRow};
+use relay_core::histogram::Histogram;
+use relay_proto::{
+    call::RpcCode,
+    lease::{LeaseAction, LeaseRow},
+};
 use relay_store::{Committed, WriteStats};
 
 use crate::node::Node;
-
-/// Upper bounds of the buckets of a histogram of seconds.
-const BOUNDS: [f64; 12] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
-
-/// A histogram of seconds.
-#[derive(Debug, Default)]
-pub struct Histogram {
-    buckets: [AtomicU64; BOUNDS.len()],
-    count: AtomicU64,
-    sum_ns: AtomicU64,
-}
-
-impl Histogram {
-    /// Counts one observation, nanoseconds.
-    pub fn observe_ns(&self, ns: u64) {
-        self.observe_many_ns(ns, 1);
-    }
-
-    /// Counts the same observation `times` times.
-    pub fn observe_many_ns(&self, ns: u64, times: u64) {
-        let seconds = ns as f64 / 1e9;
-        if let Some(bucket) = BOUNDS.iter().position(|&bound| seconds <= bound) {
-            self.buckets[bucket].fetch_add(times, Ordering::Relaxed);
-        }
-        self.count.fetch_add(times, Ordering::Relaxed);
-        self.sum_ns.fetch_add(ns.saturating_mul(times), Ordering::Relaxed);
-    }
-
-    fn write(&self, out: &mut String, name: &str, help: &str) {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
-        let mut sum = 0;
-        for (bound, bucket) in BOUNDS.iter().zip(&self.buckets) {
-            sum += bucket.load(Ordering::Relaxed);
-            let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {sum}");
-        }
-        let count = self.count.load(Ordering::Relaxed);
-        let seconds = self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
-        let _ = writeln!(
-            out,
-            "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {seconds}\n{name}_count {count}"
-        );
-    }
-}
 
 /// What the node counts itself.
 #[derive(Debug, Default)]
@@ -73,11 +33,51 @@ pub struct Metrics {
     pub sse_streams: AtomicU64,
     /// Connections closed because they did not read.
     pub slow_consumers: AtomicU64,
+    /// Unix seconds; 0 where no certificate is fetched.
+    certificate_expires: AtomicU64,
     /// Answers by class of status: index 0 is 1xx.
     pub responses: [AtomicU64; 5],
+    /// Calls by how they ended, as in [`CALL_RESULTS`].
+    calls: [AtomicU64; CALL_RESULTS.len()],
+    call_seconds: Histogram,
+}
+
+/// How a call ends, as the label of `relay_calls_total`.
+const CALL_RESULTS: [&str; 10] = [
+    "ok",
+    "invalid",
+    "not_found",
+    "unreachable",
+    "timeout",
+    "forbidden",
+    "overloaded",
+    "loop",
+    "failed",
+    "service_error",
+];
+
+const fn call_result(outcome: Result<(), RpcCode>) -> usize {
+    match outcome {
+        Ok(()) => 0,
+        Err(RpcCode::Parse | RpcCode::InvalidRequest | RpcCode::InvalidParams) => 1,
+        Err(RpcCode::MethodNotFound | RpcCode::ServiceNotFound) => 2,
+        Err(RpcCode::NodeUnreachable) => 3,
+        Err(RpcCode::Timeout) => 4,
+        Err(RpcCode::Forbidden) => 5,
+        Err(RpcCode::Overloaded) => 6,
+        Err(RpcCode::Loop) => 7,
+        Err(RpcCode::Internal) => 8,
+        Err(RpcCode::Other(_)) => 9,
+    }
 }
 
 impl Metrics {
+    /// A certificate that was fetched is in use until then.
+    pub fn certificate_expires(&self, at: std::time::SystemTime) {
+        let unix = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.certificate_expires.store(unix.as_secs(), Ordering::Relaxed);
+    }
+
     pub(crate) fn committed(&self, events: &[Committed], now_ns: u64) {
         // All of one job arrived together; the first of each job stands for the others.
         let mut last = (0, 0);
@@ -111,6 +111,11 @@ impl Metrics {
         }
     }
 
+    pub(crate) fn called(&self, outcome: Result<(), RpcCode>, took_ns: u64) {
+        self.calls[call_result(outcome)].fetch_add(1, Ordering::Relaxed);
+        self.call_seconds.observe_ns(took_ns);
+    }
+
     pub(crate) fn wrote(&self, stats: WriteStats) {
         self.store_write.observe_ns(stats.took.as_nanos() as u64);
         self.writer_queued.store(stats.queued as u64, Ordering::Relaxed);
@@ -133,10 +138,42 @@ impl Node {
             "relay_store_write_seconds",
             "How long a group transaction of the store took.",
         );
+        metrics.call_seconds.write(
+            &mut out,
+            "relay_call_seconds",
+            "From a call's arrival at a door of this node to its answer.",
+        );
+        let _ = writeln!(
+            out,
+            "# HELP relay_calls_total Calls at the doors of this node, by how they ended.\n\
+             # TYPE relay_calls_total counter"
+        );
+        for (result, count) in CALL_RESULTS.iter().zip(&metrics.calls) {
+            let _ = writeln!(out, "relay_calls_total{{result=\"{result}\"}} {}", load(count));
+        }
+        let topology = self.federated().federation.topology();
+        let _ = writeln!(
+            out,
+            "# HELP relay_link_up Links to other relays that are up.\n# TYPE relay_link_up gauge\n\
+             relay_link_up {}\n\
+             # HELP relay_links_total What happened to links, and why.\n\
+             # TYPE relay_links_total counter",
+            topology.links.len()
+        );
+        for (kind, reason, count) in self.federated().links.counters().all() {
+            let kind = kind.as_str();
+            let _ =
+                writeln!(out, "relay_links_total{{event=\"{kind}\",reason=\"{reason}\"}} {count}");
+        }
         metrics.lock_wait.write(
             &mut out,
             "relay_lock_wait_seconds",
             "From asking for a lock to having it.",
+        );
+        self.fanout.stats().took.write(
+            &mut out,
+            "relay_fanout_seconds",
+            "From the announcement of a commit to its frames lying in the outboxes of subscribers.",
         );
         let events = self.events.stats();
         let fanout = self.fanout.stats();
@@ -231,6 +268,16 @@ impl Node {
                 load(&metrics.writer_queued),
             ),
             ("relay_log_seq", "The newest seq of the event log.", self.store.committed_seq()),
+            (
+                "relay_certificate_expires_timestamp_seconds",
+                "When the certificate that was fetched ends; 0 where none is.",
+                load(&metrics.certificate_expires),
+            ),
+            (
+                "relay_config_last_reload_successful",
+                "0 where the last reload found a bad configuration and changed nothing.",
+                u64::from(self.last_reload().is_none_or(|last| last.ok)),
+            ),
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
         }

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use rand_core::{OsRng, RngCore};
+use relay_actors::{BodyStream, Reply};
 use relay_core::{
     audit::Audit,
     events::Events,
@@ -18,24 +20,28 @@ use relay_core::{
     sessions::Sessions,
     social::Social,
 };
-use relay_proto::{EventLimits, Namespace, Problem};
+use relay_proto::{Call, CallError, Caller, EventLimits, Namespace, Problem};
 use relay_store::{Clock, Store};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config, connections::Connections, gate::Reader, identity::Identity, metrics::Metrics,
-    mirror::Mirrors,
+    config::Config, connections::Connections, federation::Federated, gate::Reader,
+    identity::Identity, metrics::Metrics, mirror::Mirrors, reload::Live, services::Services,
+    settings,
 };
 
 /// A running relay without its doors.
 #[derive(Debug)]
 pub struct Node {
+    /// As it was at the start. What may change since then is asked of [`Node::live`].
     pub config: Config,
+    pub(crate) live: Live,
     pub identity: Identity,
     pub clock: Arc<dyn Clock>,
     pub store: Store,
     pub events: Arc<Events>,
-    pub locks: Locks,
+    pub locks: Arc<Locks>,
     pub fanout: Arc<Fanout>,
     pub policy: Arc<Policy>,
     pub quotas: Arc<Quotas>,
@@ -44,15 +50,17 @@ pub struct Node {
     pub social: Arc<Social>,
     /// Identities that are fetched from other servers.
     pub mirrors: Mirrors,
+    pub services: Arc<Services>,
+    pub(crate) federated: ArcSwap<Federated>,
     pub connections: Connections,
     pub metrics: Arc<Metrics>,
-    pub event_limits: EventLimits,
     /// Unix nanoseconds.
     pub started_at_ns: u64,
     /// Ends every task of the node and of its doors.
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
     pub(crate) draining: AtomicBool,
+    pub(crate) stop_asked: watch::Sender<Option<Duration>>,
 }
 
 impl Node {
@@ -77,6 +85,34 @@ impl Node {
         })
     }
 
+    /// Calls a service, here or anywhere, and counts it. Dropping the future cancels the call,
+    /// unless it has an idempotency key.
+    ///
+    /// # Errors
+    /// As [`relay_actors::Router::ask`].
+    pub async fn call(
+        &self,
+        call: Call,
+        caller: Caller,
+        body: Option<BodyStream>,
+    ) -> Result<Reply, CallError> {
+        let began = self.clock.mono_ns();
+        let outcome = self.services.router.ask_with_body(call, caller, body).await;
+        let took = self.clock.mono_ns().saturating_sub(began);
+        self.metrics.called(outcome.as_ref().map(|_| ()).map_err(|error| error.code), took);
+        outcome
+    }
+
+    /// Links, routes and registry as they are now; joining a hub makes new ones.
+    pub fn federated(&self) -> Arc<Federated> {
+        self.federated.load_full()
+    }
+
+    /// The limits of events in force now.
+    pub fn event_limits(&self) -> EventLimits {
+        settings::event_limits(&self.live.current())
+    }
+
     /// Bytes that nobody can guess.
     pub fn random_bytes(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
@@ -87,6 +123,20 @@ impl Node {
     /// From now on `/readyz` says no, so that load balancers look elsewhere.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Asks whoever runs the node to stop it in order, with so much time for what is under way.
+    pub fn ask_to_stop(&self, timeout: Duration) {
+        self.start_draining();
+        self.stop_asked.send_replace(Some(timeout));
+    }
+
+    /// Waits until somebody asks for a stop; tells the time for what is under way.
+    pub async fn stop_asked(&self) -> Duration {
+        let mut asked = self.stop_asked.subscribe();
+        // The sender lives as long as the node.
+        let found = asked.wait_for(Option::is_some).await;
+        found.ok().and_then(|timeout| *timeout).unwrap_or_default()
     }
 
     pub fn is_draining(&self) -> bool {
@@ -105,6 +155,8 @@ impl Node {
     /// Ends the node's tasks and closes the store; the doors must be closed before.
     pub async fn close(&self, within: Duration) {
         self.stop.cancel();
+        self.federated().close(within).await;
+        self.services.close(within).await;
         self.tasks.close();
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "tasks did not end in time");

@@ -108,6 +108,7 @@ pub(crate) fn sessions(config: &Config, relay_id: &str) -> SessionsConfig {
         sessions_per_device: narrow(chat.sessions_per_device),
         auth_per_ip_per_min: unlimited(chat.auth_per_ip_per_min),
         auth_per_user_per_min: unlimited(chat.auth_per_user_per_min),
+        insecure_dev_auth: chat.insecure_dev_auth,
         // On the embedded store this process alone ends sessions.
         recheck_after_ms: match config.store.backend {
             Backend::Sqlite => None,

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use rand_core::{OsRng, RngCore};
 use relay_core::{
     audit::Audit,
@@ -23,17 +24,21 @@ use relay_store::{
     Clock, CommitObserver, Committed, Order, PostgresOptions, PostgresStore, SqliteOptions,
     SqliteStore, Store, StoreError, WriteStats,
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Backend, Config},
     connections::Connections,
+    federation::{Federated, Parts},
     gate::{Everything, PolicyGate},
     identity::{Identity, IdentityError},
-    maintenance,
+    join, maintenance,
     metrics::Metrics,
     mirror::{self, Mirrors},
     node::Node,
+    reload::Live,
+    services::{Outside, Services},
     settings,
 };
 
@@ -48,6 +53,8 @@ pub enum StartError {
     DataDir { path: String, source: std::io::Error },
     #[error("the configuration cannot be used: {0}")]
     Setting(String),
+    #[error("what services keep cannot be opened: {0}")]
+    Actors(String),
     #[error("no thread could be started: {0}")]
     Thread(std::io::Error),
     #[error("stored events cannot be read: {0}")]
@@ -63,7 +70,9 @@ impl Node {
         let dir = config.node.data_dir();
         std::fs::create_dir_all(&dir)
             .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
-        let identity = Identity::open(&dir, &config.node.id, config.is_home(), &mut OsRng)?;
+        let joined = join::joined(&dir, &config)?;
+        let linked = join::with(&config, joined.as_ref());
+        let identity = Identity::open(&dir, &config.node.id, linked.is_home(), &mut OsRng)?;
         let policy = Arc::new(Policy::new(settings::acl(&config, identity.node_id())?));
         let quotas = Arc::new(Quotas::new(settings::quota(&config)));
         let metrics = Arc::new(Metrics::default());
@@ -73,6 +82,7 @@ impl Node {
             held: held.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
+            newest: watch::Sender::new(0),
             later: OnceLock::new(),
         });
         let store = open_store(&config, &clock, &commits).await?;
@@ -102,15 +112,43 @@ impl Node {
         OsRng.fill_bytes(&mut secret);
         let social = settings::social(&config);
         let social = Social::start(store.clone(), clock.clone(), social, secret).await?;
+        let locks = Arc::new(Locks::new(store.clone(), held));
+        let event_limits = settings::event_limits(&config);
+        let outside = |router| Outside {
+            router,
+            events: events.clone(),
+            locks: locks.clone(),
+            policy: policy.clone(),
+            quotas: quotas.clone(),
+            clock: clock.clone(),
+            event_limits,
+            key: identity.key.clone(),
+            lane: events.lane(),
+            committed: commits.newest.subscribe(),
+        };
+        let services =
+            Services::open(&config, &identity.relay_id, &dir, outside, clock.clone()).await?;
         let sessions = settings::sessions(&config, &identity.relay_id);
         let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
+        let federated = Federated::start(Parts {
+            config: &linked,
+            joined: joined.as_ref(),
+            identity: &identity,
+            dir: &dir,
+            router: services.router.clone(),
+            sessions: sessions.clone(),
+            clock: clock.clone(),
+        })?;
         let node = Arc::new(Self {
-            locks: Locks::new(store.clone(), held),
-            event_limits: settings::event_limits(&config),
+            locks,
+            services: Arc::new(services),
+            federated: ArcSwap::from_pointee(federated),
             started_at_ns: clock.wall_ns(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             draining: Default::default(),
+            stop_asked: watch::Sender::new(None),
+            live: Live::new(config.clone()),
             config,
             identity,
             clock,
@@ -135,9 +173,16 @@ impl Node {
             node.tasks.spawn(mirror::run(Arc::downgrade(&node), every, node.stop.clone()));
         }
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
+        if let Err(error) = node.services.start_configured(&node.config).await {
+            node.close(START_GRACE).await;
+            return Err(error);
+        }
         Ok(node)
     }
 }
+
+/// Time for what was started already, where the rest cannot be.
+const START_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 async fn open_store(
     config: &Config,
@@ -249,6 +294,8 @@ struct Commits {
     held: Arc<HeldCounts>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
+    /// The newest `seq`, for readers that wait at the end of the log.
+    newest: watch::Sender<u64>,
     later: OnceLock<Later>,
 }
 
@@ -264,6 +311,9 @@ impl CommitObserver for Commits {
         if let Some(later) = self.later.get() {
             later.events.committed(events);
             later.fanout.committed(events);
+        }
+        if let Some(last) = events.last() {
+            self.newest.send_replace(last.seq);
         }
         self.metrics.committed(events, self.clock.wall_ns());
     }

@@ -9,7 +9,7 @@
 use std::{fs, io::Write, path::PathBuf, time::Duration};
 
 use relay_node::config::{
-    Backend, Config, FlagValue, Origin, Sources, load, load_text, sample, schema,
+    Backend, Config, Difference, FlagValue, Origin, Sources, load, load_text, sample, schema,
 };
 
 fn files(prefix: &str) -> Vec<PathBuf> {
@@ -217,7 +217,8 @@ fn differences_name_both_values() {
     let ours = load_text("a", "[node]\nid = \"one\"\n[drain]\ntimeout = \"30s\"\n").unwrap().config;
     let theirs =
         load_text("b", "[node]\nid = \"two\"\n[drain]\ntimeout = \"30s\"\n").unwrap().config;
-    let difference = ("node.id".to_owned(), "\"one\"".to_owned(), "\"two\"".to_owned());
+    let difference =
+        Difference { setting: "node.id".into(), before: "\"one\"".into(), after: "\"two\"".into() };
     assert_eq!(ours.differences(&theirs), [difference]);
     assert_eq!(ours.differences(&ours), []);
 }

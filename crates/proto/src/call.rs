@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    address::{Address, Method, NodeAddress, ServiceName},
+    address::{Address, Method, NodeAddress, RelayId, ServiceName},
     key::NodeId,
 };
 
@@ -51,6 +51,21 @@ pub struct Call {
     pub streaming: bool,
     /// W3C traceparent.
     pub trace: Option<String>,
+    /// Whether the answer is to say where its time went (`relay call --trace`).
+    pub timing: bool,
+}
+
+/// What one relay on the way spent, for `relay call --trace`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    pub node: RelayId,
+    /// From taking the request to handing on the answer, microseconds.
+    pub total_us: u64,
+    /// Of it, spent waiting in queues of this relay, microseconds.
+    pub queue_us: u64,
+    /// Smoothed round trip of the link the request left by, microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u64>,
 }
 
 impl Call {
@@ -64,6 +79,7 @@ impl Call {
             idempotency_key: None,
             streaming: false,
             trace: None,
+            timing: false,
         }
     }
 

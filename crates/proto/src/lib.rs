@@ -8,10 +8,12 @@
 //! - [`lease`]: the rules of locks
 //! - [`link`]: what relays say to each other
 //! - [`polycentric`]: the social protocol, with rules of its own
+//! - [`registry`], [`balance`], [`route`]: what lives where in the federation, which instance, which way
 //! - [`frame`], [`error`]: the one frame, the one error
 
 pub mod address;
 pub mod auth;
+pub mod balance;
 pub mod call;
 pub mod cursor;
 pub mod error;
@@ -23,6 +25,8 @@ pub mod lease;
 pub mod link;
 pub mod name;
 pub mod polycentric;
+pub mod registry;
+pub mod route;
 
 pub use address::{Address, NodeAddress, RelayId, ServiceName};
 pub use call::{Call, CallError, Caller};
@@ -32,3 +36,4 @@ pub use event::{Event, EventError, EventLimits, RawEvent, SigningKey};
 pub use filter::Filter;
 pub use key::{EventId, NodeId};
 pub use name::Namespace;
+pub use registry::ServiceRecord;

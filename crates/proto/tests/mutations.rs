@@ -10,6 +10,11 @@ use relay_proto::{
     auth::{DeviceId, request::sign_request, signed_token::Claims},
     event::Draft,
     frame,
+    link::{
+        Credit, Encoding, Frame, Message, MessageType, NodeRef, NodeType, StreamPiece,
+        codec::{StreamEnd, encode},
+        handshake::{Identity, Initiator, Offer, error_message},
+    },
 };
 
 /// xorshift64*: small, and all that is asked of it is variety.
@@ -185,6 +190,109 @@ fn proofs() {
         format!("st_{}", "A".repeat(43)),
     ];
     run("proof", &samples.map(String::into_bytes), entry::proof);
+}
+
+/// Messages of a link as this program writes them, and some as another might.
+fn link_samples() -> Vec<Vec<u8>> {
+    let raw = |text: &str| serde_json::value::RawValue::from_string(text.into()).ok();
+    let identity = Identity {
+        relay: "alice.home".parse().unwrap(),
+        node_type: NodeType::Home,
+        key: SigningKey::from_seed([7; 32]),
+        version: "0.1.0".into(),
+        features: vec!["probe".into()],
+    };
+    let call = Message {
+        message_id: Some("7".into()),
+        source_node: Some(NodeRef {
+            node_type: NodeType::Home,
+            id: "alice.home".parse().unwrap(),
+            main_relay: Some("hub-a".parse().unwrap()),
+        }),
+        routing_path: vec!["alice.home".parse().unwrap()],
+        ttl: Some(4),
+        server_name: Some("blog".into()),
+        jsonrpc_request: raw(r#"{"id":1,"params":{"a":["\u0041"]}}"#),
+        data: raw("{}"),
+        deadline_ms: Some(60_000),
+        stream_id: Some(1),
+        ..Message::new(MessageType::Request)
+    };
+    let answer = Message {
+        correlation_id: Some("1".into()),
+        stream_id: Some(1),
+        ..Message::new(MessageType::Response)
+    };
+    let problem = relay_proto::Problem::invalid("no");
+    let piece = |end| Frame::Stream(StreamPiece { stream_id: 1, bytes: b"abc".to_vec(), end });
+    let frames = [
+        Frame::Message(Initiator::new(&identity, Offer::HOME, &[3; 32]).hello()),
+        Frame::Message(call),
+        Frame::Message(answer),
+        Frame::Message(error_message(&problem)),
+        piece(None),
+        piece(Some(StreamEnd::Finished)),
+        piece(Some(StreamEnd::Failed("gone".into()))),
+        Frame::Credit(Credit { stream_id: 2, bytes: 65_536, stop: false }),
+        Frame::Credit(Credit { stream_id: 2, bytes: 0, stop: true }),
+    ];
+    let mut samples = Vec::new();
+    for encoding in Encoding::ALL {
+        let mut all = Vec::new();
+        for frame in &frames {
+            let mut bytes = Vec::new();
+            encode(frame, encoding, &mut bytes);
+            all.extend_from_slice(&bytes);
+            if encoding == Encoding::Json {
+                all.push(b'\n');
+            }
+            samples.push(bytes);
+        }
+        samples.push(all);
+    }
+    samples
+}
+
+#[test]
+fn links() {
+    run("link", &link_samples(), entry::link);
+}
+
+#[test]
+fn sessions() {
+    run("session", &link_samples(), entry::session);
+}
+
+#[test]
+fn registries() {
+    use relay_proto::registry::{Gossip, Limits, Output, Registry, ServiceRecord, Timing};
+    let relay = |text: &str| text.parse::<relay_proto::RelayId>().unwrap();
+    let now = std::time::Duration::from_secs(1);
+    let (a, b) = (relay("hub-a"), relay("hub-b"));
+    let mut hub = Registry::new(b, 2, Timing::default(), Limits::default());
+    hub.peer_up(now, &a);
+    for (n, home) in ["alice", "bob", "carol"].into_iter().enumerate() {
+        let key = SigningKey::from_seed([n as u8 + 7; 32]).node_id();
+        hub.attach(now, &relay(home), NodeType::Home, key, Some(9), None).unwrap();
+        let service = ServiceRecord::new(format!("{home}-service").parse().unwrap(), "1.2.3");
+        hub.register(now, &relay(home), vec![service], true).unwrap();
+    }
+    hub.detach(now, &relay("bob"), 9);
+    hub.tick(now);
+    let everything = r#"{"kind":"pull","incarnation":"7","after":0,"everything":true}"#;
+    hub.receive(now, &a, serde_json::from_str(everything).unwrap());
+    let mut lines = vec![everything.to_owned()];
+    while let Some(output) = hub.poll() {
+        if let Output::Send(_, gossip) = output {
+            assert!(matches!(gossip, Gossip::Digest(_) | Gossip::Delta(_)));
+            lines.push(serde_json::to_string(&gossip).unwrap());
+        }
+    }
+    assert!(lines.len() >= 4, "a digest, a delta and everything");
+    lines.reverse();
+    let mut samples: Vec<Vec<u8>> = lines.iter().cloned().map(String::into_bytes).collect();
+    samples.push(lines.join("\n").into_bytes());
+    run("gossip", &samples, entry::gossip);
 }
 
 /// Everything that the vectors of the social layer hold in hex.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use relay_client::{Client, keys};
+use relay_client::{Client, Signer, agent::AgentKey, keys};
 use relay_proto::{Namespace, SigningKey};
 
 use crate::{
@@ -114,6 +114,27 @@ impl App {
         })
     }
 
+    /// The relay that runs on this machine, by its socket; `None` where none answers. A saved relay
+    /// elsewhere does not count: programs and scripts of this machine belong to its own relay.
+    pub fn local_target(&self) -> Result<Option<Target>, Failure> {
+        let given = self.global.url.clone();
+        let env = std::env::var("RELAY_URL").ok().filter(|url| url.starts_with("unix:"));
+        let path = match given.or(env) {
+            Some(url) => {
+                let path = url.strip_prefix("unix:").map(PathBuf::from).ok_or_else(|| {
+                    Failure::usage(format!("{url} is not the socket of a relay on this machine"))
+                        .hint("--url unix:PATH", "write it like this, or leave it out")
+                })?;
+                Some(path)
+            }
+            None => local_socket(),
+        };
+        let answers = |path: &PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
+        Ok(path
+            .filter(answers)
+            .map(|path| Target { url: format!("unix:{}", path.display()), ..Target::default() }))
+    }
+
     /// A client for what anybody or this machine's administrator may do: on the local socket the
     /// uid speaks, unless a key or token is given.
     pub async fn client(&self) -> Result<Client, Failure> {
@@ -151,13 +172,14 @@ impl App {
         if let Some(path) = &target.context.token_file {
             return build(builder()?.token(prompt::secret_file(path)?.as_str()));
         }
-        if with_key && self.key_path(target)?.is_some_and(|path| path.exists()) {
+        let usable = |path: &PathBuf| agent_name(path).is_some() || path.exists();
+        if with_key && self.key_path(target)?.is_some_and(|path| usable(&path)) {
             return build(builder()?.key(self.key(target)?));
         }
         build(builder()?)
     }
 
-    /// Where the signing key is: flag or environment, the context, the default place.
+    /// Where the signing key is, or which one of an agent (`agent:…`): flag or environment, the context, the default place.
     pub fn key_path(&self, target: &Target) -> Result<Option<PathBuf>, Failure> {
         if let Some(path) = self.global.key.clone().or_else(|| target.context.key.clone()) {
             return Ok(Some(path));
@@ -165,25 +187,39 @@ impl App {
         Ok(Some(default_key()?).filter(|path| path.exists()))
     }
 
-    /// The signing key; its passphrase is asked for or read from a file.
-    pub fn key(&self, target: &Target) -> Result<SigningKey, Failure> {
+    /// What signs: a key file, whose passphrase is asked for or read from a file, or an agent.
+    pub fn key(&self, target: &Target) -> Result<Signer, Failure> {
         let path = self.key_path(target)?.ok_or_else(|| {
             Failure::usage("this needs a signing key, and there is none")
                 .hint("relay keys gen", "make one")
                 .hint("--key ~/.ssh/id_ed25519", "use one that is there")
+                .hint("--key agent:", "let ssh-agent sign")
         })?;
-        self.load_key(&path)
+        self.signer(&path)
     }
 
     /// The signing key where no relay is involved.
-    pub fn offline_key(&self) -> Result<SigningKey, Failure> {
+    pub fn offline_key(&self) -> Result<Signer, Failure> {
         self.key(&self.target().unwrap_or_default())
     }
 
+    /// A key file, or a key of an agent.
+    pub fn signer(&self, path: &std::path::Path) -> Result<Signer, Failure> {
+        match agent_name(path) {
+            Some(name) => AgentKey::find(name).map(Signer::from).map_err(|error| {
+                Failure::usage(error.to_string())
+                    .hint("ssh-add -L", "the keys that the agent holds")
+                    .hint("ssh-add ~/.ssh/id_ed25519", "give it one")
+            }),
+            None => self.load_key(path).map(Signer::from),
+        }
+    }
+
+    /// A key itself, for what an agent cannot do.
     pub fn load_key(&self, path: &std::path::Path) -> Result<SigningKey, Failure> {
-        if path.as_os_str() == "agent:" {
+        if agent_name(path).is_some() {
             return Err(Failure::usage(
-                "--key agent: cannot be used here; give the path of a key file",
+                "an agent signs and does not give keys away; give the path of a key file",
             ));
         }
         let mut failure = None;
@@ -236,6 +272,11 @@ impl App {
         };
         text.parse().map(Some).map_err(|error| Failure::usage(format!("'{text}': {error}")))
     }
+}
+
+/// The name after `agent:`, where a key is of an agent.
+pub fn agent_name(path: &std::path::Path) -> Option<&str> {
+    path.to_str()?.strip_prefix("agent:")
 }
 
 /// What the relay's log calls this program.

@@ -1,5 +1,8 @@
 //! Looking at one thing: what `relay doctor` does for all, and `relay check` for one.
 
+mod certificate;
+mod figures;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -10,6 +13,10 @@ use relay_client::{Client, EventStream, Probe, Subscription, keys, unix_ns};
 use relay_proto::{EventId, Filter};
 use serde::Serialize;
 
+pub use self::{
+    certificate::certificate,
+    figures::{lag, locks},
+};
 use crate::{app::App, times};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -162,6 +169,12 @@ pub fn key(app: &App) -> Finding {
         }
         Err(failure) => return Finding::bad(NAME, Level::Warn, failure.what, "export HOME=…"),
     };
+    if let Some(name) = crate::app::agent_name(&path) {
+        return match relay_client::agent::AgentKey::find(name) {
+            Ok(key) => Finding::ok(NAME, format!("{} in ssh-agent", key.node_id())),
+            Err(error) => Finding::bad(NAME, Level::Fail, error.to_string(), "ssh-add -L"),
+        };
+    }
     let shown = path.display();
     match keys::load(&path, || None) {
         Ok(key) => Finding::ok(NAME, format!("{} in {shown}", key.node_id())),

@@ -6,7 +6,7 @@ use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand
 
 use crate::{
     app::App,
-    commands,
+    commands, complete,
     error::{Failure, Outcome, exit},
     output::Format,
     progress::ProgressMode,
@@ -33,12 +33,12 @@ pub struct Cli {
 #[command(next_help_heading = "Flags of every command")]
 pub struct Global {
     /// Which saved relay to use [env: RELAY_CONTEXT]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", add = complete::context_names())]
     pub context: Option<String>,
     /// This relay instead: https://… or unix:PATH [env: RELAY_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub url: Option<String>,
-    /// Signing key: an OpenSSH or PEM file
+    /// Signing key: an OpenSSH or PEM file; agent: or agent:NAME for one that ssh-agent holds
     #[arg(long, global = true, value_name = "PATH", env = "RELAY_KEY")]
     pub key: Option<PathBuf>,
     /// Bearer token instead of a key
@@ -48,7 +48,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "PATH", env = "RELAY_PASSPHRASE_FILE")]
     pub passphrase_file: Option<PathBuf>,
     /// Namespace
-    #[arg(short, long, global = true, value_name = "NS", env = "RELAY_NS")]
+    #[arg(short, long, global = true, value_name = "NS", env = "RELAY_NS", add = complete::namespaces())]
     pub ns: Option<String>,
     /// Form of the data on stdout
     #[arg(
@@ -99,6 +99,20 @@ pub struct Global {
     pub config: Vec<PathBuf>,
 }
 
+impl Global {
+    /// The flags in these words, with the environment and the defaults; `None` where they are no such flags.
+    pub fn of_words(words: Vec<String>) -> Option<Self> {
+        /// Nothing but the flags of every command.
+        #[derive(Debug, Parser)]
+        struct Flags {
+            #[command(flatten)]
+            global: Global,
+        }
+        let words = std::iter::once("relay".to_owned()).chain(words);
+        Flags::try_parse_from(words).ok().map(|flags| flags.global)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Color {
     Auto,
@@ -110,6 +124,24 @@ pub enum Color {
 pub enum Command {
     /// Run a relay
     Serve(commands::serve::Serve),
+    /// Host a script: on the relay of this machine, else in one of its own
+    Run(commands::run::Run),
+    /// Make a program of this machine a service
+    Expose(commands::expose::Expose),
+    /// Call a service, here or anywhere
+    Call(commands::call::Call),
+    /// What services there are
+    Services(commands::services::ServicesGroup),
+    /// What runs on the relay of this machine
+    Actors(commands::actors::ActorsGroup),
+    /// Write what a relay needs before its first start
+    Init(commands::init::Init),
+    /// What the relay is, and whether it is well
+    Status(commands::operate::Status),
+    /// Let the relay read its configuration again
+    Reload(commands::operate::Reload),
+    /// Let the relay finish what is under way and stop
+    Drain(commands::operate::Drain),
     /// Make, show, convert and rotate keys
     Keys(commands::keys::Keys),
     /// Publish, find and follow signed events
@@ -136,6 +168,8 @@ pub enum Command {
     Audit(commands::access::Audit),
     /// Tokens that an operator hands out
     Token(commands::access::Token),
+    /// Invite somebody: the same as `token create --for user`
+    Invite(commands::access::Invite),
     /// Send any request
     Api(commands::api::Api),
     /// The relay's configuration
@@ -146,6 +180,8 @@ pub enum Command {
     Doctor(commands::doctor::Doctor),
     /// Answer one question of a monitoring system
     Check(commands::doctor::Check),
+    /// Material for a bug report
+    Debug(commands::debug::Debug),
     /// Explain an error code
     Explain(commands::about::Explain),
     /// Print a script that completes commands
@@ -201,7 +237,7 @@ fn dispatch(app: &App, command: Command) -> Outcome {
     if let Command::Child(child) = command {
         return child.run();
     }
-    if !matches!(command, Command::Serve(_)) {
+    if !matches!(command, Command::Serve(_) | Command::Run(_)) {
         commands::serve::log(&app.global);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -210,6 +246,15 @@ fn dispatch(app: &App, command: Command) -> Outcome {
     let outcome = runtime.block_on(async {
         match command {
             Command::Serve(command) => Box::pin(command.run(app)).await,
+            Command::Run(command) => Box::pin(command.run(app)).await,
+            Command::Expose(command) => Box::pin(command.run(app)).await,
+            Command::Call(command) => Box::pin(command.run(app)).await,
+            Command::Services(command) => Box::pin(command.run(app)).await,
+            Command::Actors(command) => Box::pin(command.run(app)).await,
+            Command::Init(command) => command.run(app),
+            Command::Status(command) => command.run(app).await,
+            Command::Reload(command) => command.run(app).await,
+            Command::Drain(command) => command.run(app).await,
             Command::Keys(command) => command.run(app).await,
             Command::Event(command) => command.run(app).await,
             Command::Lock(command) => command.run(app).await,
@@ -223,11 +268,13 @@ fn dispatch(app: &App, command: Command) -> Outcome {
             Command::Quota(command) => command.run(app).await,
             Command::Audit(command) => command.run(app).await,
             Command::Token(command) => command.run(app).await,
+            Command::Invite(command) => command.run(app).await,
             Command::Api(command) => command.run(app).await,
-            Command::Config(command) => command.run(app),
+            Command::Config(command) => command.run(app).await,
             Command::Store(command) => command.run(app).await,
             Command::Doctor(command) => command.run(app).await,
             Command::Check(command) => command.run(app).await,
+            Command::Debug(command) => command.run(app).await,
             Command::Explain(command) => command.run(app),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),

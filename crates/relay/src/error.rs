@@ -3,7 +3,7 @@
 use std::{fmt::Write, io};
 
 use relay_client::Error;
-use relay_proto::Code;
+use relay_proto::{CallError, Code, call::RpcCode};
 use serde_json::{Map, Value, json};
 
 use crate::explain;
@@ -90,6 +90,30 @@ impl Failure {
                 failure.tries = explain::of(problem.code.as_str())
                     .map(|entry| vec![(entry.first_cure.into(), String::new())])
                     .unwrap_or_default();
+                // The cure of a missing event helps nobody who asked for something else.
+                let of_events = ["event ", "address ", "the query"];
+                if problem.code == Code::NotFound
+                    && !of_events.iter().any(|start| object.starts_with(start))
+                {
+                    failure.tries = vec![("relay explain not_found".into(), String::new())];
+                }
+            }
+            Error::Call(error) => {
+                failure.what = format!("{object}: {}", error.message);
+                failure.code = error.code.stable().map(Code::as_str);
+                let CallError { code, data, .. } = *error;
+                let texts = data.iter().filter_map(|(name, value)| Some((name, value.as_str()?)));
+                failure.facts = texts.map(|(name, text)| format!("{name:<8} {text}")).collect();
+                failure.facts.insert(0, format!("number   {}", code.number()));
+                failure.extra = Box::new(data);
+                failure.extra.insert("rpc_code".into(), code.number().into());
+                failure.tries = match code {
+                    RpcCode::ServiceNotFound => {
+                        vec![("relay services".into(), "what there is".into())]
+                    }
+                    RpcCode::Timeout => vec![("--timeout 60s".into(), "wait longer".into())],
+                    _ => Vec::new(),
+                };
             }
             Error::Unreachable { url, cause } => {
                 failure.what = format!("{object}: cannot reach {url}");
@@ -172,8 +196,19 @@ pub fn exit_of(error: &Error) -> u8 {
         Error::Refused { problem, .. } => exit_of_code(problem.code),
         Error::Unreachable { .. } => exit::UNREACHABLE,
         Error::Timeout { .. } => exit::TIMEOUT,
+        Error::Call(error) => exit_of_rpc(error.code),
         Error::LeaseOver => exit::LOST,
         Error::NoKey | Error::Key(_) | Error::Address(_) | Error::Event(_) => exit::USAGE,
+        _ => exit::FAILED,
+    }
+}
+
+const fn exit_of_rpc(code: RpcCode) -> u8 {
+    match code {
+        RpcCode::ServiceNotFound | RpcCode::NodeUnreachable => exit::UNREACHABLE,
+        RpcCode::Timeout => exit::TIMEOUT,
+        RpcCode::Forbidden => exit::NOT_ALLOWED,
+        RpcCode::Overloaded => exit::SLOW_DOWN,
         _ => exit::FAILED,
     }
 }

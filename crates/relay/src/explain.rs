@@ -15,15 +15,22 @@ pub fn of(code: &str) -> Option<&'static Entry> {
     ENTRIES.iter().find(|entry| entry.code == code)
 }
 
-/// The codes that look like `typed`, best first.
+/// The code that looks most like `typed`.
 pub fn similar(typed: &str) -> Option<&'static str> {
     let squash = |text: &str| text.to_lowercase().replace(['-', ' ', '_'], "");
     let typed = squash(typed);
-    ENTRIES.iter().map(|entry| entry.code).find(|code| {
+    if typed.is_empty() {
+        return None;
+    }
+    let codes = || ENTRIES.iter().map(|entry| entry.code);
+    let holds = |code: &&str| squash(code).contains(&typed) || typed.contains(&squash(code));
+    let same_start = |code: &str| {
         let code = squash(code);
-        !typed.is_empty()
-            && (code.starts_with(&typed) || code.contains(&typed) || typed.contains(&code))
-    })
+        code.chars().zip(typed.chars()).take_while(|(a, b)| a == b).count()
+    };
+    codes()
+        .find(holds)
+        .or_else(|| codes().max_by_key(|code| same_start(code)).filter(|code| same_start(code) > 3))
 }
 
 pub const ENTRIES: &[Entry] = &[

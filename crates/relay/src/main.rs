@@ -5,6 +5,7 @@ mod app;
 mod checks;
 mod cli;
 mod commands;
+mod complete;
 mod contexts;
 mod error;
 mod explain;
@@ -22,5 +23,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Only one provider is compiled in, so that a second installation is the only way to fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    complete::answer_shell();
     ExitCode::from(cli::run(std::env::args_os().collect()))
 }

@@ -91,12 +91,19 @@ impl Output {
             Format::Json if self.fields.is_empty() => line(&answer.to_string()),
             Format::Json => {
                 let items: Vec<_> = items.iter().map(|item| self.selected(item)).collect();
-                line(&serde_json::json!({ "items": items }).to_string())
+                line(&with_items(answer, items).to_string())
             }
-            Format::Ndjson | Format::Raw => {
+            Format::Ndjson => {
                 let text: String =
                     items.iter().map(|item| format!("{}\n", self.selected(item))).collect();
                 write(&text)
+            }
+            Format::Raw => {
+                let text = items.iter().map(|item| {
+                    let item = self.selected(item);
+                    format!("{}\n", bare(only_member(&item).unwrap_or(&item)))
+                });
+                write(&text.collect::<String>())
             }
             Format::Kv => {
                 let blocks: Vec<String> = items
@@ -210,6 +217,18 @@ impl Output {
             .filter_map(|name| Some((name.clone(), members.get(name)?.clone())))
             .collect();
         Value::Object(chosen)
+    }
+}
+
+/// The answer with other items in its list, whose name is the API's.
+fn with_items(answer: &Value, items: Vec<Value>) -> Value {
+    let mut whole = answer.clone();
+    match whole.as_object_mut().and_then(|members| members.values_mut().find(|v| v.is_array())) {
+        Some(list) => {
+            *list = items.into();
+            whole
+        }
+        None => serde_json::json!({ "items": items }),
     }
 }
 
@@ -329,6 +348,14 @@ mod tests {
             tab_cell("created_at_ns", &json!("1766793600123456789")),
             "2025-12-27T00:00:00Z"
         );
+    }
+
+    #[test]
+    fn a_list_of_chosen_members_keeps_its_name_and_cursor() {
+        let answer = json!({ "events": [{ "a": 1, "b": 2 }], "cursor": "c" });
+        let chosen = with_items(&answer, vec![json!({ "a": 1 })]);
+        assert_eq!(chosen, json!({ "events": [{ "a": 1 }], "cursor": "c" }));
+        assert_eq!(with_items(&Value::Null, vec![]), json!({ "items": [] }));
     }
 
     #[test]

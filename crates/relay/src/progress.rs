@@ -43,6 +43,8 @@ enum Show {
 /// Lines come this often where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 const JSON_EVERY: Duration = Duration::from_millis(500);
+/// What is done sooner shows no bar.
+const BAR_AFTER: Duration = Duration::from_secs(1);
 
 impl Progress {
     pub fn new(
@@ -70,7 +72,12 @@ impl Progress {
         let percent = self.total.filter(|total| *total > 0).map(|total| done * 100 / total);
         let line = self.line(done, percent);
         match &mut self.show {
-            Show::Bar(bar) => bar.set_position(done),
+            Show::Bar(bar) => {
+                if bar.is_hidden() && self.begun.elapsed() >= BAR_AFTER {
+                    bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
+                }
+                bar.set_position(done);
+            }
             Show::Lines { told_at, told_percent } => {
                 let step = percent.is_some_and(|percent| percent >= *told_percent + 10);
                 if step || told_at.elapsed() >= LINE_EVERY {
@@ -144,7 +151,7 @@ fn bar(name: &'static str, unit: &'static str, total: Option<u64>) -> ProgressBa
         Some(total) => (ProgressBar::new(total), known),
         None => (ProgressBar::new_spinner(), unknown),
     };
-    bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
+    bar.set_draw_target(ProgressDrawTarget::hidden());
     let template = if unit == "bytes" {
         template
             .replace("{pos}/{len} UNIT", "{bytes}/{total_bytes}")

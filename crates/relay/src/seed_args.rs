@@ -1,9 +1,9 @@
-//! The single-dash long flags of the first designs (`cli.md` 3.1), rewritten before anything else
-//! reads the command line.
+//! The command lines of the first designs (`cli.md` 3.1), rewritten before anything else reads them:
+//! single-dash long flags, and a script as the first word.
 //!
-//! Exactly these names are known, with `-f value` or `-f=value`, and only without a subcommand or
-//! with `serve`; other single-dash words stay what they are. `-output`, `-help` and `-version`
-//! work with every command.
+//! Exactly these names are known, with `-f value` or `-f=value`, before or after the script, and only
+//! without a subcommand or with `serve` and `run`; other single-dash words stay what they are.
+//! `-output`, `-help` and `-version` work with every command.
 
 use std::ffi::OsString;
 
@@ -22,6 +22,9 @@ const SERVE_FLAGS: [(&str, bool); 7] = [
 /// Flags of every command.
 const COMMON_FLAGS: [&str; 3] = ["-output", "-help", "-version"];
 
+/// What a script's file is called.
+const SCRIPT: &str = ".rl";
+
 /// Rewrites a command line (the program's name included).
 ///
 /// # Errors
@@ -30,22 +33,21 @@ pub fn translate(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     let Some((program, rest)) = args.split_first() else { return Ok(args) };
     let end = rest.iter().position(|arg| arg == "--").unwrap_or(rest.len());
     let (ours, theirs) = rest.split_at(end);
-    if !ours.iter().any(is_known) {
+    let command = subcommand(ours);
+    let is_script = command.is_none() && ours.iter().any(is_script);
+    if !is_script && !ours.iter().any(is_known) {
         return Ok(args);
     }
-    let takes_serve_flags = match subcommand(ours) {
-        None => true,
-        Some(name) => name == "serve",
-    };
-    let mut out = Rewritten::default();
+    let takes_serve_flags = matches!(command.as_deref(), None | Some("serve" | "run"));
+    let mut out = Rewritten { takes_scripts: command.is_none(), ..Rewritten::default() };
     let mut words = ours.iter().cloned();
     while let Some(word) = words.next() {
         out.word(word, &mut words, takes_serve_flags)?;
     }
     out.check()?;
     let mut all = vec![program.clone()];
-    if out.is_serve && subcommand(ours).is_none() {
-        all.push("serve".into());
+    if command.is_none() {
+        all.extend(out.command()?);
     }
     all.extend(out.words);
     all.extend(theirs.iter().cloned());
@@ -60,9 +62,32 @@ struct Rewritten {
     connect: bool,
     node_type: Option<String>,
     port: bool,
+    /// Whether a word that names a script is one: not behind a subcommand.
+    takes_scripts: bool,
+    scripts: Vec<OsString>,
 }
 
 impl Rewritten {
+    /// The command that the words belong to, and the script it takes first.
+    fn command(&mut self) -> Result<Vec<OsString>, Failure> {
+        if self.server {
+            let flags = self.scripts.drain(..).flat_map(|script| ["--script".into(), script]);
+            return Ok([OsString::from("serve")].into_iter().chain(flags).collect());
+        }
+        match self.scripts.as_slice() {
+            [] if self.is_serve => Ok(vec!["serve".into()]),
+            [] => Ok(Vec::new()),
+            [script] if self.is_serve => {
+                Ok(vec!["run".into(), script.clone(), "--standalone".into()])
+            }
+            [script] => Ok(vec!["run".into(), script.clone()]),
+            [_, second, ..] => {
+                Err(Failure::usage(format!("one script at a time: what is {}?", second.display()))
+                    .hint("relay -server a.rl b.rl", "a hub hosts several"))
+            }
+        }
+    }
+
     fn word(
         &mut self,
         word: OsString,
@@ -83,7 +108,11 @@ impl Rewritten {
         }
         let known = SERVE_FLAGS.iter().find(|(flag, _)| *flag == name && takes_serve_flags);
         let Some((_, has_value)) = known else {
-            self.words.push(word);
+            if self.takes_scripts && is_script(&word) {
+                self.scripts.push(word);
+            } else {
+                self.words.push(word);
+            }
             return Ok(());
         };
         self.is_serve = true;
@@ -134,6 +163,10 @@ impl Rewritten {
         }
         Ok(())
     }
+}
+
+fn is_script(word: &OsString) -> bool {
+    word.to_str().is_some_and(|word| word.ends_with(SCRIPT) && !word.starts_with('-'))
 }
 
 fn is_known(arg: &OsString) -> bool {
@@ -187,6 +220,26 @@ mod tests {
                 "relay serve --connect=wss://hub --node-id=lock",
             ),
             ("relay serve -port 9000", "relay serve --port=9000"),
+            (
+                "relay blog.rl -node-type home -node-id alice.home -connect ws://hub:8080/ws/federation",
+                "relay run blog.rl --standalone --node-type=home --node-id=alice.home \
+                 --connect=ws://hub:8080/ws/federation",
+            ),
+            (
+                "relay -node-type=home -connect ws://a -fallback ws://b,ws://c blog.rl",
+                "relay run blog.rl --standalone --node-type=home --connect=ws://a --fallback=ws://b,ws://c",
+            ),
+            (
+                "relay my_app.rl -connect ws://relay-a.com:8080/federate -node-id my-home-relay",
+                "relay run my_app.rl --standalone --connect=ws://relay-a.com:8080/federate \
+                 --node-id=my-home-relay",
+            ),
+            (
+                "relay -server blog.rl chat.rl -port 80",
+                "relay serve --script blog.rl --script chat.rl --port=80 --node-type=main",
+            ),
+            ("relay blog.rl --watch", "relay run blog.rl --watch"),
+            ("relay run blog.rl -port 9000", "relay run blog.rl --port=9000"),
             ("relay lock ls -output json", "relay lock ls --output json"),
             ("relay -help", "relay --help"),
         ] {
@@ -200,6 +253,7 @@ mod tests {
             "relay lock run db -- cmd -port 3 -help",
             "relay -vv event query",
             "relay event publish -n a --tag x=-server",
+            "relay event publish --content notes.rl",
             "relay",
         ] {
             assert_eq!(rewritten(line).unwrap(), line);
@@ -214,6 +268,7 @@ mod tests {
             "relay -server -connect wss://hub",
             "relay -server -node-type home",
             "relay -server -port",
+            "relay a.rl b.rl -connect ws://hub",
         ] {
             assert_eq!(rewritten(line).unwrap_err().exit, 2, "{line}");
         }

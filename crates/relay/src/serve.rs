@@ -1,43 +1,89 @@
 //! Running a relay: build, say what it is, wait for the end, stop cleanly (`cli.md` 3.2, 3.5).
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
+use relay_actors::{Visibility, script::LoadOptions};
 use relay_edge::Doors;
-use relay_node::{Node, config::Config};
+use relay_node::{Node, Reread, config::Config};
+use relay_proto::ServiceName;
 use relay_store::SystemClock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// A script to run beside what the configuration says; the relay does not start where it is broken.
+#[derive(Debug, Clone)]
+pub struct OwnScript {
+    pub path: PathBuf,
+    pub only: Option<ServiceName>,
+    /// Follow its changes; then a broken one is waited for.
+    pub watch: bool,
+}
+
 /// Serves until SIGTERM or SIGINT; returns when everything is stored and closed.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// SIGHUP reads the configuration again.
+pub async fn run(
+    config: Config,
+    script: Option<OwnScript>,
+    sources: Arc<dyn Reread>,
+) -> anyhow::Result<()> {
     let began = Instant::now();
     raise_file_limit();
     let mut signals = Signals::new().context("signals cannot be caught")?;
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
     let node = Node::start(config, Arc::new(SystemClock)).await?;
-    let doors = match Doors::open(node.clone()).await {
+    node.set_sources(sources);
+    let doors = match open(&node, script).await {
         Ok(doors) => doors,
         Err(error) => {
             node.close(Duration::from_secs(1)).await;
-            return Err(error.into());
+            return Err(error);
         }
     };
     greet(&node, &doors, began.elapsed());
-    signals.next().await;
-    stop(node, doors, signals).await;
+    let timeout = until_stop(&node, &mut signals, &mut hangup).await;
+    stop(node, doors, signals, timeout).await;
     Ok(())
 }
 
+async fn open(node: &Arc<Node>, script: Option<OwnScript>) -> anyhow::Result<Doors> {
+    if let Some(OwnScript { path, only, watch }) = script {
+        let options = LoadOptions { limits: None, only };
+        match node.services.run_script(path, options, watch).await {
+            Ok(_) => {}
+            Err(problem) if watch => eprintln!("{}", problem.message),
+            Err(problem) => return Err(anyhow::anyhow!(problem.message)),
+        }
+    }
+    Ok(Doors::open(node.clone()).await?)
+}
+
+/// Serves signals until one, or an operator, ends the relay; returns the time for what is under way.
+async fn until_stop(node: &Arc<Node>, signals: &mut Signals, hangup: &mut Signal) -> Duration {
+    loop {
+        tokio::select! {
+            () = signals.next() => return node.live().drain.timeout,
+            timeout = node.stop_asked() => return timeout,
+            _ = hangup.recv() => {
+                let node = node.clone();
+                // How it went is in the log and in the status.
+                let _ = tokio::task::spawn_blocking(move || node.reload()).await;
+            }
+        }
+    }
+}
+
 /// First it says that it stops, then it finishes what is under way; a second signal cuts that short.
-async fn stop(node: Arc<Node>, doors: Doors, mut signals: Signals) {
-    let drain = node.config.drain.clone();
-    tracing::info!("stopping: {:?} for what is under way", drain.timeout);
+async fn stop(node: Arc<Node>, doors: Doors, mut signals: Signals, timeout: Duration) {
+    let delay = node.live().drain.delay;
+    tracing::info!("stopping: {timeout:?} for what is under way");
     node.start_draining();
     let orderly = async {
-        tokio::time::sleep(drain.delay).await;
-        doors.close(drain.timeout).await;
+        tokio::time::sleep(delay).await;
+        doors.close(timeout).await;
     };
     tokio::select! {
         () = orderly => {}
@@ -59,6 +105,7 @@ impl Signals {
         })
     }
 
+    /// The next signal that ends the relay.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -83,8 +130,9 @@ fn greet(node: &Node, doors: &Doors, took: Duration) {
     let config = &node.config;
     let scheme = if doors.tls { "https" } else { "http" };
     eprintln!(
-        "relay {}  main  {}  {}",
+        "relay {}  {}  {}  {}",
         env!("CARGO_PKG_VERSION"),
+        if config.is_home() { "home" } else { "main" },
         node.identity.relay_id,
         node.identity.node_id()
     );
@@ -97,6 +145,24 @@ fn greet(node: &Node, doors: &Doors, took: Duration) {
         relay_node::config::Backend::Postgres => "postgres",
     };
     eprintln!("  data     {} ({backend})      socket   {socket}", config.node.data_dir().display());
+    let services: Vec<String> = node
+        .services
+        .router
+        .actors()
+        .iter()
+        .map(|actor| match actor.info.visibility {
+            Visibility::Public => actor.info.name.to_string(),
+            Visibility::Private => format!("{} (private)", actor.info.name),
+        })
+        .collect();
+    if !services.is_empty() {
+        eprintln!("  services {}", services.join(", "));
+    }
+    if config.chat.insecure_dev_auth {
+        eprintln!(
+            "  DANGER   insecure_dev_auth is on: anybody who reaches this relay may be anybody"
+        );
+    }
     if config.acl.is_empty() {
         eprintln!(
             "  open     namespace 'default' may be read, written and locked by anyone   \

@@ -231,3 +231,38 @@ fn the_local_socket_is_found_without_an_address() {
     let live = alone(relay.dir.path(), ["event", "stream", "--after", "begin", "--stored"]);
     assert_eq!(live.code(), 0, "{}", live.stderr);
 }
+
+#[test]
+fn chosen_members_keep_the_names_of_the_api() {
+    let relay = Relay::start();
+    let id = relay.ok(["event", "publish", "--content", "x"]).stdout;
+    let chosen = relay.ok(["event", "query", "--json", "--fields", "id"]).json();
+    assert_eq!(chosen, serde_json::json!({ "events": [{ "id": id.trim() }] }));
+    assert_eq!(relay.ok(["event", "query", "-o", "raw", "--fields", "id"]).stdout, id);
+    let info = relay.ok(["api", "GET", "/v1/info", "--json", "--fields", "relay_id"]).json();
+    assert_eq!(info, serde_json::json!({ "relay_id": "gw_local" }));
+    let near = relay.run(["explain", "lock_hold"]);
+    assert!(near.code() == 3 && near.stderr.contains("relay explain lock_held"), "{}", near.stderr);
+    let missing = relay.operator(["token", "revoke", "tok_0", "--yes"]);
+    assert!(!missing.stderr.contains("event query"), "{}", missing.stderr);
+}
+
+/// The bar is for eyes; what a program reads of the same work is told here.
+#[test]
+fn progress_is_told_in_the_form_that_was_asked_for() {
+    let relay = Relay::start();
+    let drafts: String =
+        (0..300).map(|n| format!("{{\"kind\":1,\"content\":\"note {n}\"}}\n")).collect();
+    let file = relay.path("events.ndjson");
+    std::fs::write(&file, relay.with_stdin(["event", "sign"], &drafts).stdout).unwrap();
+    let file = file.to_str().unwrap();
+    let lines = relay.ok(["event", "import", file]);
+    assert!(lines.stderr.starts_with("import: started\n"), "{}", lines.stderr);
+    let json = relay.ok(["event", "import", file, "--progress", "json"]);
+    let last = json.stderr.lines().find(|line| line.contains("\"progress\"")).unwrap();
+    let last: Value = serde_json::from_str(last).unwrap();
+    assert_eq!((&last["type"], &last["unit"]), (&"progress".into(), &"bytes".into()));
+    assert_eq!(last["done"], last["total"]);
+    let none = relay.ok(["event", "import", file, "--progress", "none"]);
+    assert_eq!(none.stderr, "");
+}

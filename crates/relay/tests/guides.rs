@@ -62,9 +62,21 @@ fn guide_to_the_social_layer() {
     run("docs/social.md");
 }
 
+/// As the relay's operator on its own machine.
+#[test]
+fn guide_to_services() {
+    let relay = Relay::start();
+    let socket = format!("unix:{}", relay.path("relay.sock").display());
+    run_against(&socket, "docs/services.md");
+}
+
 /// Runs a page and returns what its commands printed.
 fn run(page: &str) -> String {
     let relay = Relay::start();
+    run_against(&relay.url, page)
+}
+
+fn run_against(url: &str, page: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let script = script(&fs::read_to_string(root.join(page)).unwrap());
     let home = tempfile::Builder::new().prefix("relay-guide.").tempdir().unwrap();
@@ -76,7 +88,7 @@ fn run(page: &str) -> String {
         .env("HOME", home.path())
         .env("XDG_CONFIG_HOME", home.path().join("config"))
         .env("XDG_RUNTIME_DIR", home.path())
-        .env("RELAY_URL", &relay.url)
+        .env("RELAY_URL", url)
         .env("PATH", path_with_relay())
         .stdin(Stdio::null())
         .stdout(out.try_clone().unwrap())

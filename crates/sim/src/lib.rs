@@ -6,6 +6,7 @@
 //! - [`world`]: a deterministic world of clients, delays, crashes and clock steps around the
 //!   lease table of `relay-proto`
 //! - [`relay`]: the relay of that world, a lease table in front of a journal
+//! - [`net`]: a simulated network around links: two sessions over a line that fails, a dialer among hubs
 //! - [`planted`]: known bugs put into that world, to prove that the checker bites
 //!
 //! The same checker judges histories of real processes (package `relay-e2e`).
@@ -13,6 +14,7 @@
 pub mod history;
 pub mod linear;
 pub mod model;
+pub mod net;
 pub mod planted;
 pub mod relay;
 pub mod rng;

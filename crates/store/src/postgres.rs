@@ -17,6 +17,7 @@ mod retention;
 mod sessions;
 mod social;
 mod sql;
+mod tls;
 mod writer;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -24,7 +25,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use relay_proto::lease::LeaseLimits;
 use tokio::sync::oneshot;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::Client;
 
 use crate::{
     clock::Clock,
@@ -33,6 +34,7 @@ use crate::{
     social::db::Db,
     writer::{CommitObserver, Writer, WriterHandle},
 };
+use connect::Server;
 pub(crate) use log::array as number_list;
 use names::ReadNames;
 pub(crate) use sessions::plain as plain_text;
@@ -46,7 +48,7 @@ const POOL_PATIENCE: Duration = Duration::from_secs(10);
 /// How the store is opened.
 #[derive(Clone)]
 pub struct PostgresOptions {
-    /// `postgresql://user:password@host/database`. Never shown.
+    /// `postgresql://user:password@host/database`, with `?sslmode=verify-full` for TLS. Never shown.
     pub url: String,
     /// Names the log if the database is new; random, so that cursors of another relay are known as such.
     pub new_log_id: u32,
@@ -67,8 +69,8 @@ pub(crate) struct Exclusive(PostgresWriter);
 
 impl Exclusive {
     pub async fn open(url: &str, new_log_id: u32) -> Result<Self> {
-        let config = connect::parse(url)?;
-        PostgresWriter::open(config, new_log_id, LeaseLimits::default()).await.map(Self)
+        let server = connect::parse(url)?;
+        PostgresWriter::open(server, new_log_id, LeaseLimits::default()).await.map(Self)
     }
 
     pub fn client(&self) -> Result<&Client> {
@@ -112,12 +114,12 @@ impl PostgresStore {
         clock: Arc<dyn Clock>,
         observer: Arc<dyn CommitObserver>,
     ) -> Result<Self> {
-        let config = connect::parse(&options.url)?;
+        let server = connect::parse(&options.url)?;
         let (writer_thread, writer, log_id) =
-            start_writer(config.clone(), &options, clock, observer).await?;
+            start_writer(server.clone(), &options, clock, observer).await?;
         let shared = Shared {
             log_id,
-            pool: pool(config, options.readers)?,
+            pool: pool(server, options.readers)?,
             names: ReadNames::default(),
             writer_thread: std::sync::Mutex::new(Some(writer_thread)),
         };
@@ -140,8 +142,8 @@ impl PostgresStore {
     /// # Errors
     /// As [`Self::open`], and where no tokens are left.
     pub async fn raise_tokens(url: &str) -> Result<u64> {
-        let config = connect::parse(url)?;
-        PostgresWriter::open(config, 0, LeaseLimits::default()).await?.raise_tokens().await
+        let server = connect::parse(url)?;
+        PostgresWriter::open(server, 0, LeaseLimits::default()).await?.raise_tokens().await
     }
 
     /// Names the log; part of every cursor.
@@ -165,9 +167,9 @@ impl PostgresStore {
     }
 }
 
-fn pool(config: Config, readers: usize) -> Result<Pool> {
+fn pool(server: Server, readers: usize) -> Result<Pool> {
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    Pool::builder(Manager::from_config(config, NoTls, recycling))
+    Pool::builder(Manager::from_config(server.config, server.tls, recycling))
         .max_size(readers.max(1))
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(POOL_PATIENCE))
@@ -179,7 +181,7 @@ fn pool(config: Config, readers: usize) -> Result<Pool> {
 type Started = (std::thread::JoinHandle<()>, WriterHandle<SocialWrite>, u32);
 
 async fn start_writer(
-    config: Config,
+    server: Server,
     options: &PostgresOptions,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn CommitObserver>,
@@ -194,7 +196,7 @@ async fn start_writer(
         .spawn(move || {
             runtime.block_on(async {
                 let start = async {
-                    let backend = PostgresWriter::open(config, new_log_id, limits).await?;
+                    let backend = PostgresWriter::open(server, new_log_id, limits).await?;
                     let log_id = backend.log_id().await?;
                     let (writer, handle) = Writer::open(backend, clock, observer).await?;
                     Ok((writer, handle, log_id))

@@ -91,6 +91,7 @@ impl SqliteStore {
         let conn = open_connection(&path, Role::Writer)?;
         migrate::migrate(&conn, &path, &options)?;
         migrate::check_complete(&conn)?;
+        wal::reserve(&conn, &path)?;
         let log_id = migrate::log_id(&conn)?;
         let readers = Readers::open(&path, options.readers)?;
         let wal = wal::Checkpointer::start(&path)?;

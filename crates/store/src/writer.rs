@@ -109,7 +109,7 @@ pub(crate) type AppendReply = Box<dyn FnOnce(Result<Vec<Appended>>) + Send>;
 type LeaseReply = oneshot::Sender<Result<Result<LeaseAnswer, LeaseRefusal>>>;
 
 enum Urgent<D> {
-    Lease { op: LeaseOp, reply: LeaseReply },
+    Lease { ticket: Ticket, op: LeaseOp, reply: LeaseReply },
     Domain(D),
     Stop(oneshot::Sender<()>),
 }
@@ -119,6 +119,30 @@ pub(crate) struct WriterHandle<D> {
     appends: mpsc::Sender<AppendJob>,
     urgent: mpsc::Sender<Urgent<D>>,
     committed_seq: Arc<AtomicU64>,
+    next_ticket: Arc<AtomicU64>,
+}
+
+/// Takes an acquire out of the line when its caller goes away before the answer.
+struct Leaving<'a, D> {
+    writer: &'a WriterHandle<D>,
+    ticket: Option<Ticket>,
+}
+
+impl<D> Drop for Leaving<'_, D> {
+    fn drop(&mut self) {
+        let Some(waiting) = self.ticket else { return };
+        // Nobody reads the answer. Where the queue is full the line skips the caller at its turn.
+        let (reply, _) = oneshot::channel();
+        let ticket = self.writer.ticket();
+        let op = LeaseOp::Cancel(waiting);
+        let _ = self.writer.urgent.try_send(Urgent::Lease { ticket, op, reply });
+    }
+}
+
+impl<D> WriterHandle<D> {
+    fn ticket(&self) -> Ticket {
+        Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 impl<D> Clone for WriterHandle<D> {
@@ -127,6 +151,7 @@ impl<D> Clone for WriterHandle<D> {
             appends: self.appends.clone(),
             urgent: self.urgent.clone(),
             committed_seq: self.committed_seq.clone(),
+            next_ticket: self.next_ticket.clone(),
         }
     }
 }
@@ -158,8 +183,13 @@ impl<D: Send + 'static> WriterHandle<D> {
     /// Runs a lease operation. Dropping the future leaves the queue of waiters.
     pub async fn lease(&self, op: LeaseOp) -> Result<Result<LeaseAnswer, LeaseRefusal>> {
         let (reply, answer) = oneshot::channel();
-        self.send(Urgent::Lease { op, reply }).await?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        let ticket = self.ticket();
+        let waits = matches!(&op, LeaseOp::Acquire(acquire) if acquire.wait_ms > 0);
+        self.send(Urgent::Lease { ticket, op, reply }).await?;
+        let mut leaving = Leaving { writer: self, ticket: waits.then_some(ticket) };
+        let answer = answer.await;
+        leaving.ticket = None;
+        answer.map_err(|_| StoreError::Closed)?
     }
 
     pub async fn domain(&self, write: D) -> Result<()> {
@@ -191,7 +221,6 @@ pub(crate) struct Writer<B: WriteBackend> {
     observer: Arc<dyn CommitObserver>,
     leases: LeaseTable,
     waiting: HashMap<Ticket, LeaseReply, RandomState>,
-    next_ticket: u64,
     next_seq: u64,
     rows_since_checkpoint: usize,
     failed: Option<StoreError>,
@@ -205,7 +234,7 @@ pub(crate) struct Writer<B: WriteBackend> {
 /// One transaction's worth of jobs.
 struct Work<D> {
     appends: Vec<AppendJob>,
-    leases: Vec<(LeaseOp, LeaseReply)>,
+    leases: Vec<(Ticket, LeaseOp, LeaseReply)>,
     domains: Vec<D>,
     stop: Option<oneshot::Sender<()>>,
 }
@@ -243,6 +272,7 @@ impl<B: WriteBackend> Writer<B> {
             appends: append_tx,
             urgent: urgent_tx,
             committed_seq: committed_seq.clone(),
+            next_ticket: Arc::default(),
         };
         let writer = Self {
             backend,
@@ -250,7 +280,6 @@ impl<B: WriteBackend> Writer<B> {
             observer,
             leases,
             waiting: HashMap::default(),
-            next_ticket: 0,
             next_seq,
             rows_since_checkpoint: 0,
             failed: None,
@@ -336,7 +365,7 @@ impl<B: WriteBackend> Writer<B> {
 
     fn take(&mut self, work: &mut Work<B::Domain>, job: Urgent<B::Domain>) {
         match job {
-            Urgent::Lease { op, reply } => work.leases.push((op, reply)),
+            Urgent::Lease { ticket, op, reply } => work.leases.push((ticket, op, reply)),
             Urgent::Domain(write) => work.domains.push(write),
             Urgent::Stop(done) => work.stop = Some(done),
         }
@@ -395,9 +424,7 @@ impl<B: WriteBackend> Writer<B> {
 
     fn apply_leases(&mut self, work: &mut Work<B::Domain>, applied: &mut Applied) {
         let now = now(&*self.clock);
-        for (op, reply) in work.leases.drain(..) {
-            let ticket = Ticket(self.next_ticket);
-            self.next_ticket += 1;
+        for (ticket, op, reply) in work.leases.drain(..) {
             self.waiting.insert(ticket, reply);
             let waiting = &self.waiting;
             let alive = |ticket: Ticket| waiting.get(&ticket).is_some_and(|to| !to.is_closed());
@@ -470,7 +497,7 @@ impl<B: WriteBackend> Writer<B> {
         for write in work.domains {
             write.finish(Err(error.clone()));
         }
-        for (_, reply) in work.leases {
+        for (_, _, reply) in work.leases {
             let _ = reply.send(Err(error.clone()));
         }
         // Waiters of earlier transactions lose their place as well: the table is read anew.
@@ -502,7 +529,7 @@ impl<B: WriteBackend> Writer<B> {
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Journal rows after which the current leases are written down.
-const LEASE_CHECKPOINT_ROWS: usize = 20_000;
+const LEASE_CHECKPOINT_ROWS: usize = 4_000;
 
 fn now(clock: &dyn Clock) -> Now {
     Now { mono_ns: clock.mono_ns(), wall_ns: clock.wall_ns() }

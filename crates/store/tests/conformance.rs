@@ -60,6 +60,7 @@ on_each_store![
     leases::a_fence_is_judged_at_its_place_in_the_order,
     leases::tokens_grow_after_history_is_deleted,
     leases::history_is_read_in_pages,
+    leases::history_of_a_lock_is_whole_after_a_restart,
     leases::a_told_expiry_is_durable,
     leases::tokens_are_raised_for_a_restored_store,
     restart::what_was_acknowledged_survives_without_a_close,

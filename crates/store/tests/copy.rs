@@ -143,7 +143,11 @@ async fn seen(store: &Store) -> Vec<String> {
         seen.push(format!("{}", store.count(query).await.unwrap()));
     }
     let history = HistoryQuery { ns: ns("default"), resource: None, before_id: None, limit: 100 };
-    seen.push(format!("{:?}", store.lock_history(history).await.unwrap()));
+    seen.push(format!("{:?}", store.lock_history(history.clone()).await.unwrap()));
+    let of_one = HistoryQuery { resource: Some("held".parse().unwrap()), ..history };
+    let of_one = store.lock_history(of_one).await.unwrap();
+    assert!(!of_one.is_empty());
+    seen.push(format!("{of_one:?}"));
     let hash = |n: u8| TokenHash::from_bytes([n; 32]);
     seen.push(format!("{:?}", store.find_session(hash(2)).await.unwrap()));
     seen.push(format!("{:?}", store.find_auth_token(hash(9)).await.unwrap()));

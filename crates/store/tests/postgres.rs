@@ -347,3 +347,72 @@ mod pooler {
         }
     }
 }
+
+/// An authority, and a certificate of it for `name`, in PEM: authority, certificate, key.
+fn certificate(name: &str) -> (String, String, String) {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let ca = params.self_signed(&ca_key).unwrap();
+    let issuer = rcgen::Issuer::new(params, ca_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    (ca.pem(), leaf.pem(), key.serialize_pem())
+}
+
+/// A server that speaks TLS, and nothing else, on an address of its own.
+#[tokio::test]
+async fn tls_is_verified_by_authority_and_name() {
+    let server = Postgres::start();
+    server.stop(false);
+    let (ca, certificate_pem, key) = certificate("db.example.com");
+    let setting = |name: &str, path: std::path::PathBuf| format!("{name}={}", path.display());
+    let [a, b, ..] = std::process::id().to_le_bytes();
+    let address = format!("127.83.{a}.{}", b.max(2));
+    let rules = "hostnossl all all all reject\nhost all all all trust\nlocal all all trust\n";
+    server.resume(&[
+        &format!("listen_addresses={address}"),
+        "ssl=on",
+        &setting("ssl_cert_file", server.put("server.pem", &certificate_pem)),
+        &setting("ssl_key_file", server.put("server.key", &key)),
+        &setting("hba_file", server.put("hba.conf", rules)),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("ca.pem");
+    std::fs::write(&own, ca).unwrap();
+    let other = dir.path().join("other.pem");
+    std::fs::write(&other, certificate("db.example.com").0).unwrap();
+    let url = |host: &str, more: &str| {
+        format!("postgresql://postgres@{host}/postgres?hostaddr={address}&{more}")
+    };
+    let with = |host: &str, mode: &str, ca: &std::path::Path| {
+        url(host, &format!("sslmode={mode}&sslrootcert={}", ca.display()))
+    };
+
+    let told = |opened: Result<Store>| match opened.err() {
+        Some(StoreError::Lost(text) | StoreError::Unsafe(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    let plain = told(open(url("db.example.com", "sslmode=disable")).await);
+    assert!(plain.contains("pg_hba.conf"), "the server refuses what is not encrypted: {plain}");
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let stranger = told(open(with("db.example.com", mode, &other)).await);
+        assert!(stranger.contains("certificate"), "{mode}: {stranger}");
+        let elsewhere = told(open(with("db.example.org", mode, &own)).await);
+        assert!(elsewhere.contains("certificate"), "{mode}: {elsewhere}");
+    }
+    let system = told(open(url("db.example.com", "sslmode=verify-full")).await);
+    assert!(system.contains("certificate"), "no authority of the system signed it: {system}");
+
+    let store = open(with("db.example.com", "verify-full", &own)).await.unwrap();
+    let stored = store.append(vec![event(1)], 1).await.unwrap();
+    assert!(matches!(stored[0], Appended::Stored { .. }), "{stored:?}");
+    let encrypted = server.sql(
+        "postgres",
+        "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+         WHERE application_name = 'relay'",
+    );
+    assert_eq!(encrypted, "t", "every session of the store");
+    store.close().await;
+}

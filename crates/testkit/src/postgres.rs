@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -107,6 +107,17 @@ impl Postgres {
         };
         let log = || fs::read_to_string(dir.join("log")).unwrap_or_default();
         wait_until(ready, || format!("the server did not come up: {}", log()));
+    }
+
+    /// Writes a file that the server alone may read, such as its TLS key; only for a server of one's own.
+    pub fn put(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.own_dir().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some(user) = account() {
+            chown(&path, Some(user.uid), Some(user.gid)).unwrap();
+        }
+        path
     }
 
     /// Stops the server: at once as a crash would (it recovers when resumed), or in order.

@@ -1,18 +1,28 @@
 //! Any HTTP server: a call names method, path, headers and body, and gets status, headers and body.
+//!
+//! A request to upgrade (a WebSocket) of a caller that streams gets 101 and, from then on, passes
+//! bytes both ways: the call's body to the server, the server's bytes as the result's stream.
 
 use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    header::{CONNECTION, UPGRADE},
+};
 use relay_proto::{CallError, call::RpcCode};
 use reqwest::{Body, Client, Response, Url};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, timeout_at},
+};
+use tokio_util::io::ReaderStream;
 
 use super::{BridgeError, CALLER_PREFIX, check, client, exchange_failed, identity, read_body, url};
-use crate::service::{Handled, Reply, Request, Service};
+use crate::service::{BodyStream, Handled, Reply, Request, Service};
 
 /// Passes requests on to a server below a base URL. The call's method is the HTTP method in lower
 /// case (`get`, `post`, …). Bodies stream both ways where the caller streams.
@@ -30,18 +40,60 @@ struct Arguments {
     /// Path and query below the base; default `/`.
     path: Option<String>,
     #[serde(default)]
-    headers: BTreeMap<String, String>,
+    headers: BTreeMap<String, Values>,
     /// A text body.
     body: Option<String>,
     /// A body that is no text, base64url.
     body_base64: Option<String>,
 }
 
+/// The value of a header, or its values where it stands more than once.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Values {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Values {
+    /// Adds a further value.
+    pub fn add(&mut self, value: String) {
+        match self {
+            Self::One(first) => *self = Self::Many(vec![std::mem::take(first), value]),
+            Self::Many(all) => all.push(value),
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(value) => std::slice::from_ref(value),
+            Self::Many(all) => all,
+        }
+    }
+}
+
+/// The headers of a message as a call carries them: those about the connection are left out.
+pub fn header_values(headers: &HeaderMap) -> BTreeMap<String, Values> {
+    let mut values: BTreeMap<String, Values> = BTreeMap::new();
+    for (name, value) in headers.iter().filter(|(name, _)| passes(name)) {
+        // Bytes above ASCII are Latin-1, as old servers send them.
+        let value: String = value.as_bytes().iter().map(|byte| char::from(*byte)).collect();
+        match values.get_mut(name.as_str()) {
+            Some(known) => known.add(value),
+            None => {
+                values.insert(name.as_str().to_owned(), Values::One(value));
+            }
+        }
+    }
+    values
+}
+
 /// The result of a call.
 #[derive(Debug, Serialize)]
 struct Answer {
     status: u16,
-    headers: BTreeMap<String, String>,
+    headers: BTreeMap<String, Values>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,16 +142,26 @@ impl HttpBridge {
         };
         let target = self.target(arguments.path.as_deref().unwrap_or("/"))?;
         let mut headers = caller_headers(&arguments.headers)?;
+        let upgrade = wants_upgrade(&request, &arguments.headers);
+        if upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        }
         let key = request.idempotency_key.as_deref();
         headers.extend(identity(&request.caller, request.trace.as_deref(), key));
 
         let mut outgoing = self.client.request(method, target).headers(headers);
+        // The body of an upgrade is what the caller sends afterwards.
+        let afterwards = if upgrade { request.body.take() } else { None };
         if let Some(body) = body(&mut request, arguments.body, arguments.body_base64)? {
             outgoing = outgoing.body(body);
         }
         let response = timeout_at(request.deadline, outgoing.send()).await;
         let response = response.map_err(|_| CallError::timeout())?;
         let response = response.map_err(|error| exchange_failed(&error))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return upgraded(response, afterwards).await;
+        }
         answer(response, request.streaming, request.deadline).await
     }
 }
@@ -132,17 +194,67 @@ fn http_method(name: &str) -> Result<Method, CallError> {
 }
 
 /// The caller's headers without those that speak of the connection or of who calls.
-fn caller_headers(given: &BTreeMap<String, String>) -> Result<HeaderMap, CallError> {
+fn caller_headers(given: &BTreeMap<String, Values>) -> Result<HeaderMap, CallError> {
     let mut headers = HeaderMap::new();
-    for (name, value) in given {
+    for (name, values) in given {
         let refuse = || CallError::invalid_params(format!("header '{name}'"));
         let name = HeaderName::try_from(name).map_err(|_| refuse())?;
-        let value = HeaderValue::try_from(value).map_err(|_| refuse())?;
-        if passes(&name) && !name.as_str().starts_with(CALLER_PREFIX) {
-            headers.insert(name, value);
+        if !passes(&name) || name.as_str().starts_with(CALLER_PREFIX) {
+            continue;
+        }
+        for value in values.all() {
+            let bytes: Option<Vec<u8>> = value.chars().map(|c| u8::try_from(c).ok()).collect();
+            let bytes = bytes.unwrap_or_else(|| value.as_bytes().to_vec());
+            headers.append(&name, HeaderValue::from_bytes(&bytes).map_err(|_| refuse())?);
         }
     }
     Ok(headers)
+}
+
+/// Whether the caller asks for a WebSocket, and can take one.
+fn wants_upgrade(request: &Request, given: &BTreeMap<String, Values>) -> bool {
+    request.streaming && request.body.is_some() && given.contains_key("sec-websocket-key")
+}
+
+/// Passes bytes both ways from now on, until either side ends.
+async fn upgraded(response: Response, afterwards: Option<BodyStream>) -> Result<Reply, CallError> {
+    let Some(mut afterwards) = afterwards else {
+        return Err(CallError::internal("the program changed the protocol unasked"));
+    };
+    let headers = header_values(response.headers());
+    let connection = response.upgrade().await.map_err(|error| exchange_failed(&error))?;
+    let (from, mut to) = tokio::io::split(connection);
+    let reply = Reply::json(&Answer { status: 101, headers, body: None, body_base64: None })?;
+    let send = async move {
+        while let Some(Ok(bytes)) = afterwards.next().await {
+            if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    let broken = |_| CallError::internal("the program behind the service broke off");
+    let received = ReaderStream::new(from).map(move |bytes| bytes.map_err(broken));
+    // Sending is polled with receiving, so that it ends when the receiver is dropped.
+    let both = futures_util::stream::unfold(
+        (Box::pin(received), Some(Box::pin(send))),
+        |(mut received, mut sending)| async move {
+            loop {
+                let next = match &mut sending {
+                    None => received.next().await,
+                    Some(work) => tokio::select! {
+                        next = received.next() => next,
+                        () = work => {
+                            sending = None;
+                            continue;
+                        }
+                    },
+                };
+                return next.map(|bytes| (bytes, (received, sending)));
+            }
+        },
+    );
+    Ok(Reply { stream: Some(Box::pin(both)), ..reply })
 }
 
 /// Whether a header is about the message rather than the connection (RFC 9110, 7.6.1).
@@ -187,12 +299,9 @@ async fn answer(
     streaming: bool,
     deadline: Instant,
 ) -> Result<Reply, CallError> {
-    let headers = response.headers().iter().filter(|(name, _)| passes(name));
-    let headers = headers.filter_map(|(name, value)| {
-        Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
-    });
+    let headers = header_values(response.headers());
     let status = response.status().as_u16();
-    let mut answer = Answer { status, headers: headers.collect(), body: None, body_base64: None };
+    let mut answer = Answer { status, headers, body: None, body_base64: None };
     if streaming {
         let reply = Reply::json(&answer)?;
         let pieces = response.bytes_stream();

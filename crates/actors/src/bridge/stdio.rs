@@ -29,7 +29,10 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::service::{Handled, Reply, Request, Service};
+use crate::{
+    journal::{Journal, LogLevel},
+    service::{Handled, Reply, Request, Service},
+};
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -79,11 +82,11 @@ struct State {
 }
 
 impl StdioBridge {
-    /// Starts the process.
+    /// Starts the process. What it writes on stderr goes to `journal`.
     ///
     /// # Errors
     /// Where it cannot be started.
-    pub fn spawn(program: &Program) -> Result<Self, String> {
+    pub fn spawn(program: &Program, journal: Option<Journal>) -> Result<Self, String> {
         let mut command = Command::new(&program.program);
         command.args(&program.args).env_clear().kill_on_drop(true);
         let inherited = INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
@@ -113,7 +116,7 @@ impl StdioBridge {
             let why = read(stdout, &answers).await;
             tell.send_replace(Some(why));
         });
-        tasks.spawn(log(stderr));
+        tasks.spawn(log(stderr, journal));
         Ok(Self { child, calls, lines: Some(lines), ended, tasks })
     }
 }
@@ -243,13 +246,17 @@ async fn read(stdout: impl AsyncRead + Unpin, calls: &Calls) -> String {
     }
 }
 
-async fn log(stderr: impl AsyncRead + Unpin) {
+async fn log(stderr: impl AsyncRead + Unpin, journal: Option<Journal>) {
     let mut stderr = BufReader::new(stderr);
     let mut line = Vec::new();
     while let Ok(Line::Whole | Line::TooLong) =
         read_line(&mut stderr, &mut line, MAX_LOG_LINE).await
     {
-        debug!(line = %String::from_utf8_lossy(&line), "stderr");
+        let line = String::from_utf8_lossy(&line);
+        debug!(%line, "stderr");
+        if let Some(journal) = &journal {
+            journal.write(LogLevel::Info, &line);
+        }
     }
 }
 

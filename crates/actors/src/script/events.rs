@@ -9,7 +9,8 @@ use futures_util::{
 use relay_proto::{ServiceName, call::Json};
 use tokio::sync::oneshot;
 
-use super::host::{Host, HostEvent, LogLevel};
+use super::host::{Host, HostEvent};
+use crate::journal::LogLevel;
 
 /// An event to handle; the subscription goes on when `handled` is told or dropped.
 pub(super) struct Delivery {

@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use super::{
     error::{ScriptError, ScriptFault},
-    host::LogLevel,
     limits::Limit,
     operations::Outside,
     vm::Thrown,
 };
+use crate::journal::LogLevel;
 
 #[derive(Debug)]
 pub(super) enum Failure {

@@ -4,6 +4,8 @@ use futures_util::{future::BoxFuture, stream::BoxStream};
 use relay_proto::{Call, CallError, Caller, ServiceName, call::Json};
 use serde::{Deserialize, Serialize};
 
+use crate::journal::LogLevel;
+
 /// The outside of a script's machine.
 pub trait Host: Send + Sync + 'static {
     /// Calls a service by address, here or anywhere.
@@ -81,23 +83,4 @@ pub struct LockGrant {
     pub token: u64,
     /// Unix milliseconds.
     pub expires_at_ms: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogLevel {
-    Debug,
-    Info,
-    Warn,
-    Error,
-}
-
-impl LogLevel {
-    pub(crate) fn parse(text: &str) -> Self {
-        match text {
-            "debug" => Self::Debug,
-            "warn" => Self::Warn,
-            "error" => Self::Error,
-            _ => Self::Info,
-        }
-    }
 }

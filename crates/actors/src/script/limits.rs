@@ -9,7 +9,7 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 
 /// What one service of a script may use.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScriptLimits {
     /// Bytes of its machine, code and values together. Default 64 MiB.
     pub memory: usize,

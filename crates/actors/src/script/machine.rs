@@ -22,7 +22,6 @@ use super::{
     error::{ScriptError, ScriptFault},
     events::{self, Deliveries, Delivery, Verdict},
     failure::Failure,
-    host::LogLevel,
     operations::{Held, Outside},
     state::{Commit, StateError, Stored},
     timers,
@@ -30,6 +29,7 @@ use super::{
 };
 use crate::{
     inbox::{Answer, Envelope, Inbox},
+    journal::LogLevel,
     service::{Reply, Request},
     supervisor::Exit,
 };
@@ -270,7 +270,7 @@ impl Machine {
 
     /// Runs a handler that nobody outside called.
     async fn run_own(&mut self, kind: &str, name: &str, argument: &str) -> Result<Done, Failure> {
-        let deadline = Instant::now() + self.kit.limits.wall;
+        let deadline = Instant::now() + self.source.limits.wall;
         let caller = Caller::local();
         let job = Job { kind, name, argument, caller: &caller, idempotency_key: None, deadline };
         self.run(job, None).await
@@ -301,7 +301,7 @@ impl Machine {
         job: &Job<'_>,
         answer: Option<&mut Answer>,
     ) -> Result<Settled, Failure> {
-        let deadline = job.deadline.min(Instant::now() + self.kit.limits.wall);
+        let deadline = job.deadline.min(Instant::now() + self.source.limits.wall);
         let meta = self.meta(job, deadline);
         let mut ended = pin!(ended(answer, deadline));
         let mut operations = FuturesUnordered::new();
@@ -370,7 +370,7 @@ impl Machine {
                     Some(text) => timers::wanted(&text).map_err(Failure::Timers)?,
                     None => timers::Changes::new(),
                 };
-                let limit = self.kit.limits.timers;
+                let limit = self.source.limits.timers;
                 let is_new = |name: &str| !self.kept.timers.contains_key(name);
                 let new = timers.iter().filter(|(name, timer)| timer.is_some() && is_new(name));
                 if self.kept.timers.len() + new.count() > limit {
@@ -521,7 +521,7 @@ fn build(
     source: &Source,
     kept: &Stored,
 ) -> Result<(Vm, Description, String), ScriptError> {
-    let vm = Vm::load(source, name, kit.host.clone(), &kit.limits)?;
+    let vm = Vm::load(source, name, kit.host.clone())?;
     let state = vm.bind(source, name.as_str(), kept.state.as_deref(), kept.state_version)?;
     let description = vm.services.iter().find(|each| each.name == name.as_str()).cloned();
     let description = description.ok_or_else(|| {

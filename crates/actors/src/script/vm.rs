@@ -18,19 +18,21 @@ use serde_json::value::RawValue;
 
 use super::{
     error::{ScriptError, ScriptFault, place},
-    host::{Host, LogLevel},
+    host::Host,
     limits::{Budget, Limit, ScriptLimits},
 };
+use crate::journal::LogLevel;
 
 const PRELUDE: &str = include_str!("prelude.js");
 /// What `import … from "relay"` yields.
 const RELAY_MODULE: &str = "export const { service, RpcError, invalid } = globalThis;";
 
-/// A script's text and the name it goes by in errors.
+/// A script's text, the name it goes by in errors, and what it may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
     pub file: String,
     pub text: String,
+    pub limits: ScriptLimits,
 }
 
 /// What a script says of one of its services.
@@ -127,8 +129,8 @@ impl Vm {
         source: &Source,
         service: &ServiceName,
         host: Arc<dyn Host>,
-        limits: &ScriptLimits,
     ) -> Result<Self, ScriptError> {
+        let limits = &source.limits;
         let fault = |message: &str| ScriptError::new(ScriptFault::Load, &source.file, message);
         if source.text.len() > limits.source {
             return Err(fault("the script is too long"));

@@ -33,8 +33,9 @@ pub enum Item {
     Frame(Bytes),
     /// The subscription is live from here on; it has seen everything up to `seq`.
     Live { to: SubscriptionId, seq: u64 },
-    /// The subscription fell out of the live tail: read on from the store after `seq`.
-    Lagging { to: SubscriptionId, after_seq: u64 },
+    /// The subscription fell out of the live tail after `after_seq`: join again once there is room, or,
+    /// where the thread no longer remembers so far back, read on from the store first.
+    Lagging { to: SubscriptionId, after_seq: u64, remembered: bool },
     /// Frames that were not kept and are gone: ephemeral events, lock changes.
     Dropped { to: SubscriptionId, count: u64 },
 }
@@ -55,6 +56,11 @@ struct Queue {
 impl Outbox {
     pub fn new(limits: OutboxLimits) -> Self {
         Self { queue: Mutex::default(), filled: Notify::new(), limits }
+    }
+
+    /// The bounds that it was made with.
+    pub fn limits(&self) -> OutboxLimits {
+        self.limits
     }
 
     /// Takes up to `max` items that wait; empty where none do.

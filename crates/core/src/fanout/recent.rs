@@ -1,13 +1,13 @@
 //! The newest events in memory, to let subscriptions join without a gap.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{cell::OnceCell, collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
 use relay_proto::{Cursor, Event, Position};
 
 /// Events kept.
 const MAX_EVENTS: usize = 16_384;
-/// Bytes of their JSON kept.
+/// Bytes of their JSON kept; with the frames made of it at most twice as many.
 const MAX_BYTES: usize = 16 << 20;
 
 /// An event with the part of its frame that all receivers share.
@@ -22,6 +22,8 @@ pub(super) struct Live {
     position: u64,
     /// `"cursor":"…","event":{…}}}`: the end of its `stream.event` frame.
     tail: Bytes,
+    /// The whole frame for those whose frames begin like the first one's: mostly all call their subscription the same.
+    frame: OnceCell<(Bytes, Bytes)>,
 }
 
 impl Live {
@@ -35,11 +37,16 @@ impl Live {
         tail.extend_from_slice(b"\",\"event\":");
         tail.extend_from_slice(json);
         tail.extend_from_slice(b"}}");
-        Self { seq, event, latest, position, tail: tail.into() }
+        Self { seq, event, latest, position, tail: tail.into(), frame: OnceCell::new() }
     }
 
     /// The whole frame for a subscription whose frames begin with `head`.
-    pub fn frame(&self, head: &[u8]) -> Bytes {
+    pub fn frame(&self, head: &Bytes) -> Bytes {
+        let (first, frame) = self.frame.get_or_init(|| (head.clone(), self.build(head)));
+        if first == head { frame.clone() } else { self.build(head) }
+    }
+
+    fn build(&self, head: &[u8]) -> Bytes {
         let mut frame = Vec::with_capacity(head.len() + self.tail.len());
         frame.extend_from_slice(head);
         frame.extend_from_slice(&self.tail);
@@ -50,7 +57,7 @@ impl Live {
 /// The newest events in `seq` order.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    events: VecDeque<Arc<Live>>,
+    events: VecDeque<Rc<Live>>,
     bytes: usize,
     /// Everything after this `seq` is here.
     complete_after: u64,
@@ -67,7 +74,7 @@ impl Recent {
         self.last
     }
 
-    pub fn push(&mut self, live: Arc<Live>) {
+    pub fn push(&mut self, live: Rc<Live>) {
         self.last = live.seq;
         self.bytes += live.tail.len();
         self.events.push_back(live);
@@ -79,7 +86,7 @@ impl Recent {
     }
 
     /// What came after `seq`, or nothing if some of it is forgotten.
-    pub fn after(&self, seq: u64) -> Option<impl Iterator<Item = &Arc<Live>>> {
+    pub fn after(&self, seq: u64) -> Option<impl Iterator<Item = &Rc<Live>>> {
         if seq < self.complete_after {
             return None;
         }
@@ -100,7 +107,7 @@ impl Recent {
 #[derive(Debug, Default)]
 pub(super) struct RecentEphemerals {
     window_ns: u64,
-    events: VecDeque<(u64, Arc<Live>)>,
+    events: VecDeque<(u64, Rc<Live>)>,
     bytes: usize,
 }
 
@@ -110,7 +117,7 @@ impl RecentEphemerals {
         Self { window_ns: window_ms * 1_000_000, ..Self::default() }
     }
 
-    pub fn push(&mut self, now_ns: u64, live: Arc<Live>) {
+    pub fn push(&mut self, now_ns: u64, live: Rc<Live>) {
         if self.window_ns == 0 {
             return;
         }
@@ -123,7 +130,7 @@ impl RecentEphemerals {
     }
 
     /// What is within the window and came no earlier than the stored event `after`, oldest first.
-    pub fn since(&mut self, now_ns: u64, after: u64) -> impl Iterator<Item = &Arc<Live>> {
+    pub fn since(&mut self, now_ns: u64, after: u64) -> impl Iterator<Item = &Rc<Live>> {
         self.forget(now_ns);
         self.events.iter().map(|(_, live)| live).filter(move |live| live.position >= after)
     }

@@ -3,13 +3,14 @@
 use std::{
     collections::HashMap,
     fmt,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ahash::RandomState;
@@ -26,6 +27,7 @@ use super::{
     outbox::{Item, Outbox},
     recent::{Live, Recent, RecentEphemerals},
 };
+use crate::histogram::Histogram;
 
 /// Batches that may wait for the thread. Beyond it commits are not announced one by one: everybody lags.
 const QUEUE: usize = 1_024;
@@ -71,7 +73,8 @@ pub struct LockWatch {
 }
 
 enum Message {
-    Committed(Vec<Committed>),
+    /// With the moment of the announcement.
+    Committed(Vec<Committed>, Instant),
     Ephemeral(Event, u64),
     Leases(Vec<LeaseRow>),
     Join(JoinLive),
@@ -93,6 +96,10 @@ pub struct FanoutStats {
     pub dropped: AtomicU64,
     /// Live subscriptions now.
     pub subscriptions: AtomicU64,
+    /// Watches of locks now. While there are none the thread is not woken for changes of locks.
+    pub watches: AtomicU64,
+    /// From the announcement of a commit to its frames lying in the outboxes.
+    pub took: Histogram,
 }
 
 /// The callers' side of the fan-out.
@@ -150,13 +157,16 @@ impl Fanout {
             }
             return;
         }
-        if self.messages.try_send(Message::Committed(events.to_vec())).is_err() {
+        if self.messages.try_send(Message::Committed(events.to_vec(), Instant::now())).is_err() {
             self.missed.store(last, Ordering::Relaxed);
         }
     }
 
     /// Announces lock changes; called by the writer, never waits.
     pub fn leases_changed(&self, rows: &[LeaseRow]) {
+        if self.stats.watches.load(Ordering::Acquire) == 0 {
+            return;
+        }
         if self.messages.try_send(Message::Leases(rows.to_vec())).is_err() {
             self.stats.dropped.fetch_add(rows.len() as u64, Ordering::Relaxed);
         }
@@ -176,7 +186,13 @@ impl Fanout {
         self.send(Message::Join(join)).await;
     }
 
+    /// As [`Self::join`], unless the thread is too busy; returns whether it was asked.
+    pub fn try_join(&self, join: JoinLive) -> bool {
+        self.messages.try_send(Message::Join(join)).is_ok()
+    }
+
     pub async fn watch(&self, watch: LockWatch) {
+        self.stats.watches.fetch_add(1, Ordering::Release);
         self.send(Message::Watch(watch)).await;
     }
 
@@ -223,6 +239,14 @@ struct Subscription {
     lagging: bool,
 }
 
+/// A subscription that could not be brought to the newest event at once.
+struct Behind {
+    /// Up to this `seq` it was.
+    seen: u64,
+    /// Whether the rest may still be in memory when it asks again.
+    remembered: bool,
+}
+
 struct Thread {
     log: u32,
     index: Index,
@@ -258,7 +282,10 @@ impl Thread {
     fn run(mut self, inbox: &mpsc::Receiver<Message>) {
         while let Ok(message) = inbox.recv() {
             match message {
-                Message::Committed(events) => self.committed(events),
+                Message::Committed(events, announced) => {
+                    self.committed(events);
+                    self.stats.took.observe_ns(announced.elapsed().as_nanos() as u64);
+                }
                 Message::Ephemeral(event, now_ns) => self.ephemeral(event, now_ns),
                 Message::Leases(rows) => self.leases(&rows),
                 Message::Join(join) => self.join(join),
@@ -274,7 +301,7 @@ impl Thread {
 
     fn committed(&mut self, events: Vec<Committed>) {
         for Committed { seq, event, latest, .. } in events {
-            let live = Arc::new(Live::new(self.log, seq, seq, latest, event));
+            let live = Rc::new(Live::new(self.log, seq, seq, latest, event));
             self.deliver(&live);
             self.recent.push(live);
         }
@@ -282,13 +309,13 @@ impl Thread {
     }
 
     fn ephemeral(&mut self, event: Event, now_ns: u64) {
-        let live = Arc::new(Live::new(self.log, 0, self.recent.last(), true, event));
+        let live = Rc::new(Live::new(self.log, 0, self.recent.last(), true, event));
         self.deliver(&live);
         self.ephemerals.push(now_ns, live);
         self.flush();
     }
 
-    /// Makes the frames of one event for everybody who wants it; each text is built once.
+    /// Makes the frames of one event for everybody who wants it.
     fn deliver(&mut self, live: &Live) {
         let mut matched = std::mem::take(&mut self.matched);
         self.index.candidates(&live.event, |(slot, number)| {
@@ -303,7 +330,6 @@ impl Thread {
         });
         matched.sort_unstable();
         matched.dedup();
-        let mut built: SmallVec<[(Bytes, Bytes); 4]> = SmallVec::new();
         for &slot in &matched {
             let Some(sub) = &mut self.slots[slot] else { continue };
             if live.seq > 0 && live.seq <= sub.seen {
@@ -318,20 +344,10 @@ impl Thread {
                 }
                 continue;
             }
-            let known = built.iter().find(|(head, _)| *head == sub.head);
-            let frame = match known {
-                Some((_, frame)) => frame.clone(),
-                None => {
-                    let frame = live.frame(&sub.head);
-                    if built.len() < 4 {
-                        built.push((sub.head.clone(), frame.clone()));
-                    }
-                    frame
-                }
-            };
             if sub.pending.is_empty() {
                 self.touched.push(slot);
             }
+            let frame = live.frame(&sub.head);
             sub.pending.push(Item::Event { to: sub.id, frame, seq: live.seq });
         }
         matched.clear();
@@ -368,7 +384,7 @@ impl Thread {
         }
     }
 
-    /// Puts a subscription out of the live tail; it reads on from the store and joins again.
+    /// Puts a subscription out of the live tail until it joins again.
     fn lag(&mut self, slot: Slot) {
         let Some(sub) = self.slots[slot].as_mut().filter(|sub| !sub.lagging) else { return };
         sub.lagging = true;
@@ -377,7 +393,8 @@ impl Thread {
             let count = std::mem::take(&mut sub.dropped);
             sub.outbox.note(Item::Dropped { to: sub.id, count });
         }
-        sub.outbox.note(Item::Lagging { to: sub.id, after_seq: sub.seen });
+        let (to, after_seq) = (sub.id, sub.seen);
+        sub.outbox.note(Item::Lagging { to, after_seq, remembered: true });
     }
 
     fn join(&mut self, join: JoinLive) {
@@ -405,8 +422,8 @@ impl Thread {
                 join.outbox.note(Item::Live { to: join.id, seq: seen });
                 seen
             }
-            Err(seen) => {
-                join.outbox.note(Item::Lagging { to: join.id, after_seq: seen });
+            Err(Behind { seen, remembered }) => {
+                join.outbox.note(Item::Lagging { to: join.id, after_seq: seen, remembered });
                 seen
             }
         };
@@ -425,17 +442,21 @@ impl Thread {
         });
     }
 
-    /// Tells what was committed after `after`; else says up to where it came.
-    fn catch_up(&self, join: &JoinLive, after: u64) -> Result<(), u64> {
-        let since = self.recent.after(after).ok_or(after)?;
-        let wanted = since.filter(|live| live.is_for(join));
-        let mut frames: Vec<Item> = wanted.map(|live| live.item(join)).collect();
+    /// Tells what was committed after `after`, as far as there is room.
+    fn catch_up(&self, join: &JoinLive, after: u64) -> Result<(), Behind> {
+        let forgotten = Behind { seen: after, remembered: false };
+        let mut wanted =
+            self.recent.after(after).ok_or(forgotten)?.filter(|live| live.is_for(join));
+        let room = join.outbox.limits().frames;
+        let mut frames: Vec<Item> =
+            wanted.by_ref().take(room).map(|live| live.item(join)).collect();
         let positions: Vec<_> = frames.iter().map(position).collect();
         let taken = join.outbox.offer(&mut frames);
-        if taken == positions.len() {
+        if taken == positions.len() && wanted.next().is_none() {
             return Ok(());
         }
-        Err(positions[..taken].iter().flatten().last().copied().unwrap_or(after))
+        let seen = positions[..taken].iter().flatten().last().copied().unwrap_or(after);
+        Err(Behind { seen, remembered: true })
     }
 
     /// Tells recent ephemeral events; gives the number of those without room.
@@ -474,7 +495,10 @@ impl Thread {
             return;
         }
         self.watches.retain(|_, watches| {
+            let before = watches.len();
             watches.retain(|watch| watch.id != id);
+            let left = (before - watches.len()) as u64;
+            self.stats.watches.fetch_sub(left, Ordering::Release);
             !watches.is_empty()
         });
     }

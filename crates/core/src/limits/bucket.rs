@@ -1,6 +1,6 @@
 //! Token buckets, kept as one number each: the time at which the bucket will be full again.
 
-use std::hash::Hash;
+use std::{hash::Hash, time::Duration};
 
 use super::{Exceeded, table::Table};
 
@@ -20,6 +20,22 @@ impl Rate {
 
     fn capacity_ns(self) -> u64 {
         self.interval_ns() * u64::from(self.burst.max(1))
+    }
+}
+
+/// One bucket, for a holder of its own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Bucket {
+    full_at_ns: u64,
+}
+
+impl Bucket {
+    /// Takes one token in any case, and tells how long to rest where that leaves a debt: for what
+    /// is slowed instead of refused.
+    pub fn charge(&mut self, rate: Rate, now_ns: u64) -> Duration {
+        self.full_at_ns = self.full_at_ns.max(now_ns).saturating_add(rate.interval_ns());
+        let debt_ns = (self.full_at_ns - now_ns).saturating_sub(rate.capacity_ns());
+        Duration::from_nanos(debt_ns)
     }
 }
 
@@ -58,6 +74,21 @@ impl<K: Hash + Eq> Buckets<K> {
                 }
                 *full_at = from.saturating_add(cost);
                 Ok(())
+            },
+        )
+    }
+
+    /// As [`Bucket::charge`], for the bucket of `key`.
+    pub fn charge(&self, key: K, rate: Rate, now_ns: u64) -> Duration {
+        self.0.with(
+            key,
+            || now_ns,
+            |full_at| *full_at <= now_ns,
+            |full_at| {
+                let mut bucket = Bucket { full_at_ns: *full_at };
+                let rest = bucket.charge(rate, now_ns);
+                *full_at = bucket.full_at_ns;
+                rest
             },
         )
     }
@@ -103,6 +134,21 @@ mod tests {
         assert_eq!(refused, Err(Exceeded { retry_after_ms: 1_600 }));
         assert!(buckets.take("a", RATE, 20, SECOND + 1_900_000_000).is_err());
         assert_eq!(buckets.take("a", RATE, 20, SECOND + 2 * SECOND), Ok(()));
+    }
+
+    #[test]
+    fn what_is_slowed_rests_for_its_debt_and_no_longer() {
+        let mut bucket = Bucket::default();
+        for _ in 0..5 {
+            assert_eq!(bucket.charge(RATE, SECOND), Duration::ZERO);
+        }
+        assert_eq!(bucket.charge(RATE, SECOND), Duration::from_millis(100));
+        assert_eq!(bucket.charge(RATE, SECOND), Duration::from_millis(200));
+        assert_eq!(bucket.charge(RATE, SECOND + 2 * SECOND), Duration::ZERO);
+        let buckets = Buckets::new(100);
+        let rests: Vec<_> = (0..7).map(|_| buckets.charge("a", RATE, SECOND)).collect();
+        assert_eq!(rests[4..], [0, 100, 200].map(Duration::from_millis));
+        assert_eq!(buckets.charge("b", RATE, SECOND), Duration::ZERO);
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl House {
     /// The same relay after a restart: nothing left but what the store holds.
     async fn restarted(self) -> Self {
         let Self { sessions, clock, store, dir } = self;
-        let config = sessions.config().clone();
+        let config = sessions.config().as_ref().clone();
         drop(sessions);
         store.close().await;
         drop(store);

@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use crate::social::admin as social;
-use crate::{access, events, locks, sessions};
+use crate::{access, events, federation, locks, operate, sessions};
 
 /// Every schema that a path names, and those that they name.
 pub(super) fn components() -> Components {
@@ -50,12 +50,24 @@ pub(super) fn components() -> Components {
         .schema_from::<Session>()
         .schema_from::<access::TestBody>()
         .schema_from::<access::TokenBody>()
+        .schema_from::<operate::ReloadBody>()
+        .schema_from::<operate::DrainBody>()
         .schema_from::<access::UserBody>()
         .schema_from::<access::RevokeProofBody>()
         .schema_from::<social::CensorBody>()
         .schema_from::<social::ModerateBody>()
         .schema_from::<social::PurgeBody>()
         .schema_from::<Whoami>()
+        .schema_from::<federation::PeerBody>()
+        .schema_from::<federation::JoinBody>()
+        .schema_from::<federation::SpokesBody>()
+        .schema_from::<RpcBody>()
+        .schema_from::<RpcRequest>()
+        .schema_from::<RpcAnswer>()
+        .schema_from::<RpcResponse>()
+        .schema_from::<RpcError>()
+        .schema_from::<ServiceList>()
+        .schema_from::<ServiceEntry>()
         .build()
 }
 
@@ -129,6 +141,9 @@ pub(super) struct Health {
     uptime_s: u64,
     /// The newest of the event log.
     seq: u64,
+    draining: bool,
+    /// `ok`, `reload_failed` or `restart_needed`.
+    config: String,
 }
 
 /// A signed event.
@@ -286,4 +301,73 @@ pub(super) struct Whoami {
     admin: bool,
     /// What the asker may do in the namespace.
     rights: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum RpcBody {
+    One(RpcRequest),
+    Batch(Vec<RpcRequest>),
+}
+
+/// JSON-RPC 2.0. `method` is `service.method`, with an address allowed before the last dot, or
+/// `remote_call`.
+#[derive(Serialize, ToSchema)]
+struct RpcRequest {
+    #[schema(example = "2.0")]
+    jsonrpc: String,
+    /// A text, a number or null; a request without one is a notification.
+    #[schema(value_type = Option<Object>)]
+    id: Option<serde_json::Value>,
+    #[schema(example = "blog.create_post")]
+    method: String,
+    /// An object or an array.
+    #[schema(value_type = Option<Object>)]
+    params: Option<serde_json::Value>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum RpcAnswer {
+    One(RpcResponse),
+    Batch(Vec<RpcResponse>),
+}
+
+#[derive(Serialize, ToSchema)]
+struct RpcResponse {
+    jsonrpc: String,
+    id: serde_json::Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<RpcError>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct RpcError {
+    /// -32700 to -32600 as JSON-RPC has them; -32001 service not found, -32002 node unreachable,
+    /// -32003 timeout, -32004 forbidden, -32005 overloaded, -32006 loop; others are the service's own.
+    code: i64,
+    message: String,
+    /// Our `code`, and what goes with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<serde_json::Value>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ServiceList {
+    relay: String,
+    services: Vec<ServiceEntry>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ServiceEntry {
+    service_name: String,
+    version: String,
+    methods: Vec<String>,
+    metadata: serde_json::Value,
+    /// `public` or `private`.
+    visibility: String,
+    is_healthy: bool,
+    load_metrics: serde_json::Value,
 }

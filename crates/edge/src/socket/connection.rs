@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -11,9 +12,9 @@ use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::Fut
 use relay_core::{policy::Principal, sessions::Over};
 use relay_node::{Node, Place};
 use relay_proto::{Code, Problem, auth::ClientLabel, frame, frame::Frame};
-use tokio::time::Instant;
+use tokio::time::{Instant, error::Elapsed};
 
-use super::{publish::Publishes, requests, retry_advice_ms};
+use super::{pace::Pace, publish::Publishes, requests, retry_advice_ms, rpc::Calls};
 use crate::{
     auth::Caller,
     held::{self, Held},
@@ -53,8 +54,11 @@ pub(super) struct Connection {
     pub subscriptions: Subscriptions,
     /// What is told of the social layer.
     pub social: SocialWatch,
+    /// Calls of services under way.
+    pub calls: Calls,
     socket: WebSocket,
     publishes: Publishes,
+    pace: Pace,
     /// Requests that take time; each gives the frame that answers it.
     requests: FuturesUnordered<BoxFuture<'static, String>>,
     unanswered_pings: u32,
@@ -84,6 +88,7 @@ enum Wake {
     Page(Fetched),
     Outbox,
     Social(String),
+    Rested,
     Ping,
     SessionOver(Over),
 }
@@ -102,23 +107,25 @@ impl Connection {
             label,
             place,
             socket,
+            calls: Calls::default(),
             publishes: Publishes::default(),
+            pace: Pace::default(),
             requests: FuturesUnordered::new(),
             unanswered_pings: 0,
         }
     }
 
-    /// Serves the socket until it ends.
-    pub async fn run(mut self) {
+    /// Serves the socket until it ends. Boxed, since a future keeps what it is given by value twice.
+    pub async fn run(mut self: Box<Self>) {
         let end = match self.serve().await {
             Ok(()) => End::Gone,
             Err(end) => end,
         };
         if let End::Close(code, reason) = end {
             let frame = CloseFrame { code, reason: reason.into() };
-            let _ = tokio::time::timeout(FAREWELL, Box::pin(self.farewell(frame))).await;
+            let _ = Box::pin(tokio::time::timeout(FAREWELL, self.farewell(frame))).await;
         }
-        self.subscriptions.leave_all().await;
+        Box::pin(self.subscriptions.leave_all()).await;
         self.node.metrics.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -137,38 +144,46 @@ impl Connection {
     async fn serve(&mut self) -> Result<(), End> {
         let stop = self.node.stop.clone();
         let outbox = self.subscriptions.outbox.clone();
-        let mut ping_at = Instant::now() + PING_INTERVAL;
+        // Made once: to make and drop them on each wake-up is much of what a small one costs.
+        let mut stopped = pin!(stop.cancelled());
+        let mut ping = pin!(tokio::time::sleep(PING_INTERVAL));
+        let mut heard_at = Instant::now();
         loop {
             let wake = tokio::select! {
                 biased;
-                () = stop.cancelled() => Wake::Stop,
+                () = &mut stopped => Wake::Stop,
                 over = self.held.over() => Wake::SessionOver(over),
                 Some(done) = self.publishes.next_done() => Wake::Published(done),
                 Some(answer) = self.requests.next() => Wake::Answer(answer),
+                Some(answer) = self.calls.next() => Wake::Answer(answer),
                 () = outbox.filled() => Wake::Outbox,
                 frame = self.social.next() => Wake::Social(frame),
                 Some(page) = self.subscriptions.next_page() => Wake::Page(page),
                 message = self.socket.recv(),
-                    if self.publishes.has_room() && self.requests.len() < MAX_REQUESTS =>
+                    if self.publishes.has_room()
+                        && self.requests.len() < MAX_REQUESTS
+                        && !self.pace.is_resting() =>
                     Wake::Frame(message),
-                () = tokio::time::sleep_until(ping_at) => Wake::Ping,
+                () = self.pace.rested(), if self.pace.is_resting() => Wake::Rested,
+                () = &mut ping => Wake::Ping,
             };
             match wake {
                 Wake::SessionOver(over) => {
-                    self.feed(held::farewell(over)).await?;
+                    Box::pin(self.feed(held::farewell(over))).await?;
                     return Err(End::Close(POLICY, "session over".into()));
                 }
                 Wake::Stop => {
-                    let _ = tokio::time::timeout(LAST_ANSWERS, self.finish()).await;
+                    let _ = Box::pin(tokio::time::timeout(LAST_ANSWERS, self.finish())).await;
                     return Err(End::Close(1012, retry_advice(&self.node)));
                 }
                 Wake::Frame(message) => {
-                    ping_at = Instant::now() + PING_INTERVAL;
+                    heard_at = Instant::now();
                     self.unanswered_pings = 0;
                     Box::pin(self.take_frames(message)).await?;
                 }
                 Wake::Published(done) => Box::pin(self.answer_publishes(done)).await?,
                 Wake::Answer(answer) => Box::pin(self.answer_requests(answer)).await?,
+                Wake::Rested => {}
                 Wake::Outbox => Box::pin(self.drain_outbox()).await?,
                 Wake::Social(frame) => {
                     self.feed(frame).await?;
@@ -176,8 +191,14 @@ impl Connection {
                 }
                 Wake::Page(page) => Box::pin(self.take_page(page)).await?,
                 Wake::Ping => {
-                    ping_at = Instant::now() + PING_INTERVAL;
-                    Box::pin(self.ping()).await?;
+                    let now = Instant::now();
+                    let due = heard_at + PING_INTERVAL;
+                    if now < due {
+                        ping.as_mut().reset(due);
+                    } else {
+                        ping.as_mut().reset(now + PING_INTERVAL);
+                        Box::pin(self.ping()).await?;
+                    }
                 }
             }
         }
@@ -214,7 +235,7 @@ impl Connection {
                 Message::Ping(_) | Message::Pong(_) => {}
             }
             taken += 1;
-            let more = taken < READ_BATCH && self.publishes.has_room();
+            let more = taken < READ_BATCH && self.publishes.has_room() && !self.pace.is_resting();
             next = if more { self.socket.recv().now_or_never() } else { None };
         }
         self.publishes.start(&self.node);
@@ -225,9 +246,13 @@ impl Connection {
         let frame = match Frame::parse(text) {
             Ok(frame) => frame,
             Err(fault) => {
+                self.pace.count(&self.node, &self.principal);
                 return self.feed(frame::encode_error(fault.id.as_deref(), &fault.problem)).await;
             }
         };
+        if Pace::counts(&frame.t) {
+            self.pace.count(&self.node, &self.principal);
+        }
         if frame.t == "event.publish" {
             return match self.publishes.add(&self.node, &frame) {
                 Ok(()) => Ok(()),
@@ -313,19 +338,16 @@ impl Connection {
     }
 
     async fn feed_message(&mut self, message: Message) -> Result<(), End> {
-        let fed = tokio::time::timeout(STUCK, self.socket.feed(message)).await;
+        let fed = within_patience(self.socket.feed(message)).await;
         self.written(fed)
     }
 
     async fn flush(&mut self) -> Result<(), End> {
-        let flushed = tokio::time::timeout(STUCK, self.socket.flush()).await;
+        let flushed = within_patience(self.socket.flush()).await;
         self.written(flushed)
     }
 
-    fn written(
-        &self,
-        outcome: Result<Result<(), axum::Error>, tokio::time::error::Elapsed>,
-    ) -> Result<(), End> {
+    fn written(&self, outcome: Result<Result<(), axum::Error>, Elapsed>) -> Result<(), End> {
         match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Gone),
@@ -334,6 +356,14 @@ impl Connection {
                 Err(End::Close(1011, Code::SlowConsumer.as_str().into()))
             }
         }
+    }
+}
+
+/// Waits for a write no longer than [`STUCK`]. Nearly all are done at once and need no timer.
+async fn within_patience<F: Future + Unpin>(mut write: F) -> Result<F::Output, Elapsed> {
+    match (&mut write).now_or_never() {
+        Some(written) => Ok(written),
+        None => tokio::time::timeout(STUCK, write).await,
     }
 }
 

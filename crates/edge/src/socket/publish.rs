@@ -63,7 +63,7 @@ impl Publishes {
     /// Takes one frame into the next batch.
     pub fn add(&mut self, node: &Node, frame: &Frame<'_>) -> Result<(), Problem> {
         let body: Body<'_> = frame.body()?;
-        let raw = parse_event(body.event.get().as_bytes(), &node.event_limits)?;
+        let raw = parse_event(body.event.get().as_bytes(), &node.event_limits())?;
         self.raws.push(raw);
         self.ids.push(frame.id.as_deref().map(str::to_owned));
         Ok(())

@@ -7,7 +7,7 @@ use relay_proto::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{connection::Connection, session};
+use super::{connection::Connection, rpc, session};
 use crate::locks;
 
 /// How a request is answered.
@@ -40,6 +40,7 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
             on.subscriptions.unsubscribe(frame.body()?).await?;
             Ok(Reply::None)
         }
+        "rpc.call" | "rpc.notify" | "rpc.cancel" => rpc::handle(on, frame).await,
         "lock.acquire" => later(on, frame, "lock.acquired", |node, who, body| async move {
             locks::acquire(&node, &who, body).await
         }),

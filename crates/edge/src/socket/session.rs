@@ -40,7 +40,7 @@ pub(super) async fn resume(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
 
 /// Counts the socket as one of the session's user and device.
 fn count(on: &mut Connection, started: &Started) -> Result<(), Problem> {
-    on.node.connections.name(&mut on.place, &on.node.config.chat, &started.session)
+    on.node.connections.name(&mut on.place, &on.node.live().chat, &started.session)
 }
 
 /// Speaks for the new session from now on; a proof that does not hold ends the socket.

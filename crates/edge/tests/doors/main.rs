@@ -4,6 +4,7 @@
 
 mod events;
 mod http;
+mod limits;
 mod openapi;
 mod policy;
 mod resume;

@@ -34,11 +34,21 @@ impl House {
         Self::open_in(tempfile::tempdir().unwrap(), config).await
     }
 
+    /// A relay of this name.
+    pub async fn open_as(id: &str, config: &str) -> Self {
+        Self::open_named(tempfile::tempdir().unwrap(), id, config).await
+    }
+
     /// Stops the relay and starts it again on the same data.
     pub async fn reopen(self, config: &str) -> Self {
+        self.reopen_as("gw_local", config).await
+    }
+
+    /// [`Self::reopen`] for a relay of this name.
+    pub async fn reopen_as(self, id: &str, config: &str) -> Self {
         let Self { node, doors, dir } = self;
         stop(node, doors).await;
-        Self::open_in(dir, config).await
+        Self::open_named(dir, id, config).await
     }
 
     pub async fn close(self) {
@@ -46,10 +56,14 @@ impl House {
     }
 
     async fn open_in(dir: tempfile::TempDir, config: &str) -> Self {
+        Self::open_named(dir, "gw_local", config).await
+    }
+
+    async fn open_named(dir: tempfile::TempDir, id: &str, config: &str) -> Self {
         // The second install of a process says no; the first one holds.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let base = format!(
-            "[node]\nid = \"gw_local\"\ndata_dir = {:?}\n[listen]\nhttp = [\"127.0.0.1:0\"]\nsocket = {:?}\n",
+            "[node]\nid = \"{id}\"\ndata_dir = {:?}\n[listen]\nhttp = [\"127.0.0.1:0\"]\nsocket = {:?}\n",
             dir.path().display().to_string(),
             dir.path().join("relay.sock").display().to_string(),
         );

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use relay_core::policy::Pattern;
-use relay_proto::{NodeId, RelayId};
+use relay_proto::{NodeId, RelayId, ServiceName};
 
 use super::{
     problem::{Origin, Problem, did_you_mean},
-    sections::{AclRule, Backend, Config, NodeKind, Permission},
+    sections::{AclRule, Anonymous, Backend, Config, NodeKind, Permission},
     value::Size,
 };
 
@@ -31,6 +31,8 @@ pub(super) fn contradictions(
     check.quota(config);
     check.events(config);
     check.chat(config);
+    check.services(config);
+    check.scripts(config);
     check.drain(config);
 }
 
@@ -93,6 +95,17 @@ impl Check<'_> {
             && addresses.contains(&metrics)
         {
             self.blame("listen.metrics", "the address is also in 'http'; give metrics its own");
+        }
+        let tls = &config.tls;
+        if !tls.domain.is_empty() && !is_host(&tls.domain) {
+            let message = format!("'{}' is no name such as \"relay.example.com\"", tls.domain);
+            self.blame("tls.domain", message);
+        }
+        if !tls.domain.is_empty() && (tls.cert_file.is_some() || tls.key_file.is_some()) {
+            self.blame(
+                "tls.domain",
+                "[tls] has both a 'domain' to get a certificate for and files of one",
+            );
         }
         match (&config.tls.cert_file, &config.tls.key_file) {
             (Some(_), None) if !self.bad.contains("tls.key_file") => {
@@ -351,6 +364,54 @@ impl Check<'_> {
         }
     }
 
+    fn services(&mut self, config: &Config) {
+        for (index, service) in config.service.iter().enumerate() {
+            let path = format!("service[{index}]");
+            if service.name.is_empty() {
+                self.blame(&path, "missing 'name' in [[service]]");
+            } else if let Err(error) = service.name.parse::<ServiceName>() {
+                self.blame(&format!("{path}.name"), format!("'{}': {error}", service.name));
+            } else if config.service[..index].iter().any(|earlier| earlier.name == service.name) {
+                let message = format!("a second [[service]] called '{}'", service.name);
+                self.blame(&format!("{path}.name"), message);
+            }
+            let ways =
+                [!service.http.is_empty(), !service.proxy.is_empty(), !service.stdio.is_empty()];
+            if ways.into_iter().filter(|given| *given).count() != 1 {
+                let message = "[[service]] needs one of 'http', 'proxy' and 'stdio'";
+                self.blame(&path, message);
+            }
+            for (key, url) in [("http", &service.http), ("proxy", &service.proxy)] {
+                if !url.is_empty() && !relay_actors::bridge::is_usable_url(url) {
+                    let message =
+                        format!("'{url}' is not an http or https URL without user and password");
+                    self.blame(&format!("{path}.{key}"), message);
+                }
+            }
+            if service.version.parse::<semver::Version>().is_err() {
+                let message = format!("'{}' is not a version such as 1.2.0", service.version);
+                self.blame(&format!("{path}.version"), message);
+            }
+        }
+    }
+
+    fn scripts(&mut self, config: &Config) {
+        for (index, script) in config.script.iter().enumerate() {
+            let path = format!("script[{index}]");
+            let name = script.file.file_name();
+            if script.file.as_os_str().is_empty() {
+                self.blame(&path, "missing 'file' in [[script]]");
+            } else if !script.file.is_file() {
+                let message = format!("{} is not a file", script.file.display());
+                self.blame(&format!("{path}.file"), message);
+            } else if config.script[..index].iter().any(|earlier| earlier.file.file_name() == name)
+            {
+                let message = "a second [[script]] with a file of this name";
+                self.blame(&format!("{path}.file"), message);
+            }
+        }
+    }
+
     fn drain(&mut self, config: &Config) {
         if config.drain.delay >= config.drain.timeout {
             let message = "'delay' leaves nothing of 'timeout' to finish work in";
@@ -360,7 +421,7 @@ impl Check<'_> {
 }
 
 /// Refuses what is no address of a hub, and one that would be dialled without encryption.
-fn hub_url(text: &str, insecure: bool) -> Result<(), String> {
+pub(crate) fn hub_url(text: &str, insecure: bool) -> Result<(), String> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if !matches!(scheme, "ws" | "wss" | "http" | "https")
@@ -385,6 +446,15 @@ fn is_loopback(authority: &str) -> bool {
     };
     host == "localhost"
         || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A host name of at least two labels.
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    text.len() <= 253 && text.contains('.') && text.split('.').all(label)
 }
 
 /// Scheme, host and optional port, and nothing behind.
@@ -413,8 +483,16 @@ pub(super) fn advice(config: &Config) -> Vec<String> {
             ));
         }
     }
-    if public && config.tls.cert_file.is_none() && config.listen.trusted_proxies.is_empty() {
+    if public
+        && config.tls.cert_file.is_none()
+        && config.tls.domain.is_empty()
+        && config.listen.trusted_proxies.is_empty()
+    {
         advice.push("clients reach this relay without encryption: set [tls], or put a proxy in front and name it in 'listen.trusted_proxies'".into());
+    }
+    if public && config.calls.anonymous == Anonymous::Always {
+        advice
+            .push("anybody may call public services: set 'calls.anonymous' to \"loopback\"".into());
     }
     if config.federation.insecure {
         advice.push("'federation.insecure' is on: links may go without encryption".into());

@@ -44,6 +44,12 @@ section! {
         locks: Locks = Locks::default();
         /// Authentication, sessions and connections.
         chat: Chat = Chat::default();
+        /// Who may call services, and what is kept of calls.
+        calls: Calls = Calls::default();
+        /// Local programs as services.
+        service: Vec<Service> = Vec::new();
+        /// Scripts whose services run here.
+        script: Vec<Script> = Vec::new();
         /// The social layer, for clients of Polycentric.
         social: Social = Social::default();
         /// How the relay stops.
@@ -132,8 +138,19 @@ impl Listen {
 }
 
 section! {
-    /// Encryption of the listening addresses. Both files, or none.
+    /// Encryption of the listening addresses: a name to get a certificate for, or both files, or nothing.
     pub struct Tls {
+        /// The public name of this relay. A certificate for it is fetched and renewed by ACME (RFC 8555), whose
+        /// terms you accept by setting this; port 80 of that name must lead to 'challenge'.
+        domain: String = String::new();
+        /// Where the certificate's authority may write to you.
+        acme_email: String = String::new();
+        /// The authority's directory.
+        acme_directory: String = "https://acme-v02.api.letsencrypt.org/directory".into();
+        /// The authority's own root in PEM, where it is not one that this machine trusts.
+        acme_ca_file: Option<ExistingFile> = None;
+        /// Answers the authority's questions, and sends others to https.
+        challenge: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 80));
         /// Certificate chain in PEM, the relay's own first.
         cert_file: Option<ExistingFile> = None;
         /// Private key in PEM, closed to other users.
@@ -362,7 +379,7 @@ section! {
         auth_token_ttl: Duration = Duration::from_secs(600), in Duration::from_secs(1)..=Duration::from_secs(86_400);
         /// Longest life of a token that a key holder signs offline.
         signed_token_max_ttl: Duration = Duration::from_secs(30 * 86_400), in Duration::from_secs(60)..=Duration::from_secs(366 * 86_400);
-        /// For development only: any text is a token and names its user. Refused unless all addresses are loopback.
+        /// For development only: any text is a token and names its user. Refused unless all addresses are loopback. Needs a restart.
         insecure_dev_auth: bool = false;
         /// Requests a minute from one address to the endpoints that need no session. 0 = no limit.
         auth_per_ip_per_min: Option<u64> = Some(600);
@@ -382,9 +399,9 @@ section! {
         cors_origins: Vec<String> = Vec::new();
         /// Longest frame of a socket.
         max_frame: Size = Size::mib(1), in Size::kib(16)..=Size::mib(16);
-        /// Frames a second on one connection, published events aside. 0 = no limit.
+        /// Frames a second on one connection, published events and locks aside; above it the socket is read slower. 0 = no limit.
         frames_per_sec: Option<u64> = Some(200);
-        /// Frames a second of one user over all connections, published events aside. 0 = no limit.
+        /// Frames a second of one user over all connections, published events and locks aside; above it they are read slower. 0 = no limit.
         user_frames_per_sec: Option<u64> = Some(1_000);
         /// Connections of one user. 0 = no limit.
         conns_per_user: Option<u64> = Some(50);
@@ -392,6 +409,118 @@ section! {
         conns_per_device: Option<u64> = Some(10);
         /// Connections from one address. 0 = no limit.
         conns_per_address: Option<u64> = Some(1_000);
+    }
+}
+
+choice! {
+    /// From where calls are taken without proof of a key.
+    pub enum Anonymous {
+        /// From nowhere.
+        Never = "never",
+        /// From this machine, proxies aside.
+        Loopback = "loopback",
+        /// From everywhere.
+        Always = "always",
+    }
+}
+
+choice! {
+    /// What a rule does with a call that it fits.
+    pub enum RuleEffect {
+        /// It may pass.
+        Allow = "allow",
+        /// It is refused as forbidden.
+        Deny = "deny",
+    }
+}
+
+section! {
+    /// Who may call services, and what is kept of calls.
+    pub struct Calls {
+        /// From where POST /rpc and /svc take calls without proof of a key: "never", "loopback" or "always".
+        /// Anonymous callers reach public services only.
+        anonymous: Anonymous = Anonymous::Loopback;
+        /// Rules in order, before the `allow` of services. The first that fits a call decides; without any, everyone
+        /// may call what is public.
+        rule: Vec<CallRule> = Vec::new();
+        /// How long the result of a call with an idempotency key is kept at least, room permitting.
+        keep_results: Duration = Duration::from_secs(600), in Duration::from_secs(60)..=Duration::from_secs(7 * 86_400);
+        /// Most results that are kept; the oldest go first.
+        max_results: u64 = 10_000, in 100..=1_000_000;
+        /// Most bytes of results that are kept, in memory and on disk.
+        max_result_bytes: Size = Size::mib(16), in Size::mib(1)..=Size::mib(1_024);
+    }
+}
+
+section! {
+    /// One rule about calls; a member left out fits everything. `*` stands for any run of characters.
+    pub struct CallRule {
+        /// "allow" or "deny".
+        effect: RuleEffect = RuleEffect::Deny;
+        /// Services.
+        service: String = "*".into();
+        /// Methods.
+        method: String = "*".into();
+        /// Keys ("ed25519:…"), nodes ("alice.home@hub", "*@hub"), "local" for this node's operator and services, or "*".
+        caller: String = "*".into();
+    }
+}
+
+choice! {
+    /// Whether other nodes see a service.
+    pub enum Visibility {
+        /// Registered with the hub, and callable over HTTP.
+        Public = "public",
+        /// For this node's operator and services only.
+        Private = "private",
+    }
+}
+
+section! {
+    /// A local program as a service. One of `http`, `proxy` and `stdio` says how it is reached. Needs a restart.
+    pub struct Service {
+        /// The service's name: [A-Za-z0-9_][A-Za-z0-9._-]*. Required.
+        name: String = String::new();
+        /// URL of a program that speaks JSON-RPC over HTTP.
+        http: String = String::new();
+        /// Base URL of any HTTP server; callers name method, path, headers and body, or use /svc/NAME/….
+        proxy: String = String::new();
+        /// Command of a child process that speaks JSON-RPC, one message a line, on stdin and stdout.
+        stdio: Vec<String> = Vec::new();
+        /// Where the child process runs. "" = where the relay does.
+        directory: Option<PathBuf> = None;
+        /// "public" or "private".
+        visibility: Visibility = Visibility::Public;
+        /// Callers that may call it, as in [[calls.rule]]; the operator always may. Empty = nobody else.
+        allow: Vec<String> = vec!["*".into()];
+        /// Its version; callers may ask for a range.
+        version: String = "1.0.0".into();
+        /// Methods that it has, told to the registry. Empty = not told.
+        methods: Vec<String> = Vec::new();
+        /// Path that a health check asks; well means any 2xx. "" = not checked.
+        health: String = String::new();
+        /// How often its health is checked.
+        health_every: Duration = Duration::from_secs(15), in Duration::from_secs(1)..=Duration::from_secs(3_600);
+        /// Calls under way at once; further ones wait in its mailbox.
+        concurrency: u64 = 64, in 1..=10_000;
+    }
+}
+
+section! {
+    /// A script whose services run here. Needs a restart; the script itself does not, with `watch`.
+    pub struct Script {
+        /// The `.rl` file. Required.
+        file: PathBuf = PathBuf::new();
+        /// Memory that each of its services may use, code and values together.
+        memory: Size = Size::mib(64), in Size::mib(1)..=Size::mib(4_096);
+        /// Processor time of one message.
+        cpu: Duration = Duration::from_secs(1), in Duration::from_millis(1)..=Duration::from_secs(60);
+        /// Time of one message with all that it waits for.
+        wall: Duration = Duration::from_secs(60), in Duration::from_millis(10)..=Duration::from_secs(3_600);
+        /// Most state of one service as JSON.
+        state: Size = Size::mib(4), in Size::kib(1)..=Size::mib(64);
+        /// Whether to take over a changed file; a broken one leaves the running version.
+        watch: bool = false;
     }
 }
 

@@ -47,25 +47,49 @@ impl Config {
         lines
     }
 
-    /// The settings in which two configurations differ: path, value here, value there.
-    pub fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
-        let none = BTreeMap::new();
-        let text = |lines: Vec<Line>| -> BTreeMap<String, String> {
-            lines.into_iter().map(|line| (line.path, line.value.to_string())).collect()
-        };
-        let (ours, theirs) = (text(self.lines(&none)), text(other.lines(&none)));
-        let mut paths: Vec<_> = ours.keys().chain(theirs.keys()).collect();
-        paths.sort();
-        paths.dedup();
-        let value = |lines: &BTreeMap<String, String>, path: &str| {
-            lines.get(path).cloned().unwrap_or_else(|| "(not set)".into())
-        };
-        paths
-            .into_iter()
-            .map(|path| (path.clone(), value(&ours, path), value(&theirs, path)))
-            .filter(|(_, ours, theirs)| ours != theirs)
-            .collect()
+    /// Every setting with its value as a TOML file would write it; secrets as `"<file>"`.
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        let lines = self.lines(&BTreeMap::new());
+        lines.into_iter().map(|line| (line.path, line.value.to_string())).collect()
     }
+
+    /// The settings in which another configuration differs from this one.
+    pub fn differences(&self, other: &Self) -> Vec<Difference> {
+        differences(&self.settings(), &other.settings())
+    }
+}
+
+/// A setting that has two values.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Difference {
+    /// Dotted, such as `store.backend`.
+    pub setting: String,
+    /// As it runs.
+    pub before: String,
+    /// As it is configured now.
+    pub after: String,
+}
+
+/// What differs between two sets of settings, by name.
+pub fn differences(
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+) -> Vec<Difference> {
+    let mut names: Vec<_> = before.keys().chain(after.keys()).collect();
+    names.sort();
+    names.dedup();
+    let value = |settings: &BTreeMap<String, String>, name: &str| {
+        settings.get(name).cloned().unwrap_or_else(|| "(not set)".into())
+    };
+    names
+        .into_iter()
+        .map(|name| Difference {
+            setting: name.clone(),
+            before: value(before, name),
+            after: value(after, name),
+        })
+        .filter(|one| one.before != one.after)
+        .collect()
 }
 
 fn line(path: String, value: &toml::Value, origins: &BTreeMap<String, Origin>) -> Line {

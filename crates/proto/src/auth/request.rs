@@ -149,6 +149,16 @@ pub fn sign_request(
     now_ns: u64,
     nonce: &str,
 ) -> Result<String, EventError> {
+    Ok(request_header(&request_draft(method, url, body, now_ns, nonce).sign(key)?))
+}
+
+/// The header value, scheme included, of a request's signed event.
+pub fn request_header(event: &Event) -> String {
+    format!("{SCHEME} {}", URL_SAFE_NO_PAD.encode(event.json()))
+}
+
+/// The event that signs one request, before it is signed.
+pub fn request_draft(method: &str, url: &str, body: &[u8], now_ns: u64, nonce: &str) -> Draft {
     let mut tags = Tags::new();
     tags.push(["u", url]);
     tags.push(["method", method]);
@@ -157,10 +167,7 @@ pub fn sign_request(
     }
     // Two equal requests in one nanosecond must still be two events.
     tags.push(["nonce", nonce]);
-    let draft =
-        Draft { kind: reserved::HTTP_AUTH, created_at_ns: now_ns, tags, content: String::new() };
-    let event = draft.sign(key)?;
-    Ok(format!("{SCHEME} {}", URL_SAFE_NO_PAD.encode(event.json())))
+    Draft { kind: reserved::HTTP_AUTH, created_at_ns: now_ns, tags, content: String::new() }
 }
 
 /// Remembers which signed requests were used, so that each is good once.

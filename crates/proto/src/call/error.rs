@@ -81,6 +81,9 @@ impl RpcCode {
     }
 }
 
+/// The member of `data` that says a call did not start.
+const NOT_STARTED: &str = "not_started";
+
 /// Why a call has no result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallError {
@@ -139,6 +142,18 @@ impl CallError {
         )
     }
 
+    /// Says that the call certainly did not start, so that it may be sent to another instance. For
+    /// refusals by a relay or router; what a service answers never says so.
+    #[must_use]
+    pub fn not_started(self) -> Self {
+        self.with(NOT_STARTED, true)
+    }
+
+    /// Whether [`Self::not_started`] was said.
+    pub fn is_not_started(&self) -> bool {
+        self.data.get(NOT_STARTED) == Some(&Value::Bool(true))
+    }
+
     /// `data` as it stands on the wire: with our `code`. `null` where there is nothing to say.
     pub fn wire_data(&self) -> Value {
         let mut data = self.data.clone();
@@ -180,6 +195,7 @@ impl From<CallError> for Problem {
     }
 }
 
+/// What has no number of its own keeps its code in `data`, under the number of a server's error.
 impl From<Problem> for CallError {
     fn from(problem: Problem) -> Self {
         let code = match problem.code {
@@ -190,11 +206,22 @@ impl From<Problem> for CallError {
             Code::RateLimited | Code::QuotaExceeded => RpcCode::Overloaded,
             Code::LoopDetected => RpcCode::Loop,
             Code::InternalError => RpcCode::Internal,
-            _ => RpcCode::InvalidParams,
+            Code::InvalidRequest
+            | Code::TooLarge
+            | Code::LimitExceeded
+            | Code::UnsupportedVersion => RpcCode::InvalidParams,
+            _ => RpcCode::Other(SERVER_ERROR),
         };
-        Self { code, message: problem.message, data: problem.extra }
+        let mut data = problem.extra;
+        if code.stable().is_none() {
+            data.insert("code".into(), problem.code.as_str().into());
+        }
+        Self { code, message: problem.message, data }
     }
 }
+
+/// The first of the numbers that JSON-RPC leaves to servers.
+const SERVER_ERROR: i64 = -32000;
 
 #[cfg(test)]
 mod tests {
@@ -209,6 +236,16 @@ mod tests {
         }
         assert_eq!(RpcCode::from_number(7), RpcCode::Other(7));
         assert_eq!(RpcCode::Other(7).number(), 7);
+    }
+
+    #[test]
+    fn a_problem_without_a_number_keeps_its_code() {
+        let held = Problem::new(Code::LockHeld, "held").with("owner", "x");
+        let error = CallError::from(held);
+        assert_eq!(error.code.number(), SERVER_ERROR);
+        assert_eq!(error.wire_data(), serde_json::json!({"code": "lock_held", "owner": "x"}));
+        let wrong = CallError::from(Problem::invalid("kind"));
+        assert_eq!(wrong.wire_data(), serde_json::json!({"code": "invalid_request"}));
     }
 
     #[test]

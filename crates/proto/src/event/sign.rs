@@ -68,12 +68,20 @@ impl Draft {
     /// What a relay with default limits would refuse.
     pub fn sign(&self, key: &SigningKey) -> Result<Event, EventError> {
         let author = key.node_id();
+        self.finish_native(author, &key.sign(&self.canonical(&author)))
+    }
+
+    /// Joins the draft with a plain Ed25519 signature of its canonical bytes that was made elsewhere.
+    ///
+    /// # Errors
+    /// As [`Draft::finish`].
+    pub fn finish_native(&self, author: NodeId, signature: &[u8; 64]) -> Result<Event, EventError> {
         let mut sig = Vec::with_capacity(128);
-        write_hex(&key.sign(&self.canonical(&author)), &mut sig);
+        write_hex(signature, &mut sig);
         self.finish(author, &String::from_utf8_lossy(&sig))
     }
 
-    /// Joins the draft with a signature that was made elsewhere (`ssh-keygen`, an agent).
+    /// Joins the draft with a signature in its text form, made elsewhere (`ssh-keygen -Y sign`).
     ///
     /// # Errors
     /// What a relay with default limits would refuse, a wrong signature included.

@@ -11,7 +11,14 @@ use relay_proto::{
     },
     event::{parse_event, rotation_of, verify},
     frame::{Frame, encode},
+    link::{
+        self, Encoding, MessageType, NodeType,
+        codec::decode_first,
+        handshake::{Acceptor, AuthMethod, Identity, Offer},
+        session::{Config, Pace, Session},
+    },
     polycentric as social,
+    registry::{Gossip, Limits, Output, Registry, Timing},
 };
 
 /// An event: what verifies is stored in one form, and that form reads back as itself.
@@ -81,6 +88,120 @@ pub fn proof(bytes: &[u8]) {
             request.check_body(b"").unwrap();
         }
     }
+}
+
+/// What comes in a WebSocket message of a link: each frame that is read is written and read again
+/// without a change, in both encodings.
+pub fn link(bytes: &[u8]) {
+    for encoding in Encoding::ALL {
+        let mut rest = bytes;
+        while let Ok((frame, behind)) = decode_first(rest, encoding) {
+            assert!(behind.len() < rest.len() || rest.is_empty());
+            if let Some(frame) = frame {
+                for other in Encoding::ALL {
+                    assert_eq!(text(&again(&frame, other)), text(&frame));
+                }
+            }
+            rest = behind;
+            if rest.is_empty() {
+                break;
+            }
+        }
+    }
+}
+
+fn again(frame: &link::Frame, encoding: Encoding) -> link::Frame {
+    let mut bytes = Vec::new();
+    link::codec::encode(frame, encoding, &mut bytes);
+    decode_first(&bytes, encoding).unwrap().0.unwrap()
+}
+
+fn text(frame: &link::Frame) -> String {
+    let mut bytes = Vec::new();
+    link::codec::encode(frame, Encoding::Json, &mut bytes);
+    String::from_utf8(bytes).unwrap()
+}
+
+/// A link at work and a handshake, fed with anything: they refuse or go on, and stay within their
+/// bounds.
+pub fn session(bytes: &[u8]) {
+    let ours = Offer { budget: 64 * 1024, ..Offer::HOME };
+    for encoding in Encoding::ALL {
+        let pace = Pace::QUICK;
+        let config =
+            Config { encoding, dialled: false, ours, theirs: ours, pace, answers_heartbeats: true };
+        let now = std::time::Duration::ZERO;
+        let mut session = Session::<u32, u32>::new(config, now);
+        session.request(now, link::Message::new(MessageType::Request), true, 1).unwrap();
+        let mut events = Vec::new();
+        for chunk in bytes.split(|byte| *byte == b'\n') {
+            if session.receive(now, chunk, &mut events).is_err() {
+                break;
+            }
+        }
+        let mut out = Vec::new();
+        while session.transmit(&mut out) {
+            out.clear();
+        }
+        assert_eq!(session.queued(), 0);
+        handshake(bytes, encoding);
+    }
+}
+
+fn handshake(bytes: &[u8], encoding: Encoding) {
+    let Ok((Some(link::Frame::Message(hello)), rest)) = decode_first(bytes, encoding) else {
+        return;
+    };
+    let identity = Identity {
+        relay: "hub".parse().unwrap(),
+        node_type: NodeType::Main,
+        key: relay_proto::SigningKey::from_seed([9; 32]),
+        version: "0".into(),
+        features: Vec::new(),
+    };
+    let acceptor = Acceptor::new(&identity, Offer::MAIN, AuthMethod::ALL.to_vec(), [1; 32]);
+    let Ok((answered, _)) = acceptor.on_hello(&hello) else { return };
+    let Ok((Some(link::Frame::Message(auth)), _)) = decode_first(rest, encoding) else { return };
+    // Nobody can have signed our nonce.
+    assert!(answered.on_auth(&auth).is_err());
+}
+
+/// What a peer hub says about its homes: it can invent homes, and takes none that are another's.
+pub fn gossip(bytes: &[u8]) {
+    let said: Vec<Gossip> = bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
+    let relay = |text: &str| text.parse::<relay_proto::RelayId>().unwrap();
+    let key = relay_proto::SigningKey::from_seed([7; 32]).node_id();
+    let (me, peer, home) = (relay("hub-a"), relay("hub-b"), relay("alice"));
+    let now = std::time::Duration::from_secs(1);
+    let mut hub = Registry::new(me.clone(), 1, Timing::default(), Limits::default());
+    let proof = relay_proto::registry::Proof::sign(
+        &relay_proto::SigningKey::from_seed([7; 32]),
+        &home,
+        &me,
+        1,
+    );
+    hub.attach(now, &home, NodeType::Home, key, Some(1), Some(proof)).unwrap();
+    hub.peer_up(now, &peer);
+    for gossip in said {
+        let text = serde_json::to_string(&gossip).unwrap();
+        assert_eq!(serde_json::from_str::<Gossip>(&text).unwrap(), gossip);
+        hub.receive(now, &peer, gossip);
+        let mut sent = 0;
+        while let Some(output) = hub.poll() {
+            assert!(matches!(output, Output::Send(..)));
+            sent += 1;
+        }
+        assert!(sent <= 3, "one answer to one message, and what changed");
+        assert_eq!(hub.home(&home).unwrap().main, me);
+        let instances: usize = hub.all_homes().map(|claim| claim.attachment.services.len()).sum();
+        assert_eq!(hub.size().1, instances);
+    }
+    hub.tick(now);
+    hub.remove_peer(now, &peer);
+    assert_eq!(hub.all_homes().count(), 1);
 }
 
 /// The body of an upload of the social layer: what is taken is stored under its own bytes and reads back the same.

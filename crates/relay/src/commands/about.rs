@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     app::App,
-    cli,
+    cli, complete,
     error::{Failure, Outcome, exit},
     explain::{self, ENTRIES},
     files, output,
@@ -21,6 +21,7 @@ Examples:
   relay explain")]
 pub struct Explain {
     /// The code; all of them where absent
+    #[arg(add = complete::codes())]
     code: Option<String>,
 }
 
@@ -96,7 +97,7 @@ impl Version {
         let version = env!("CARGO_PKG_VERSION");
         if app.out.is_json() {
             let os = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
-            output::line(&json!({ "version": version, "target": os }).to_string())?;
+            app.out.one(&json!({ "version": version, "target": os }), &["version"])?;
         } else {
             output::line(&format!("relay {version}"))?;
         }
@@ -106,8 +107,7 @@ impl Version {
 
 impl Completions {
     pub fn run(self) -> Outcome {
-        let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut cli::command(), "relay", &mut script);
+        let script = complete::script(self.shell)?;
         output::write(&String::from_utf8_lossy(&script))?;
         Ok(0)
     }

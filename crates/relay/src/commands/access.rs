@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::{App, Target},
+    complete,
     error::{Failure, Outcome, exit},
     files, ids, output, times,
 };
@@ -131,15 +132,8 @@ Examples:
         /// What it opens
         #[arg(long = "for", value_name = "WHAT", default_value = "user")]
         purpose: Purpose,
-        /// Only for ids of this pattern
-        #[arg(long, value_name = "PATTERN")]
-        id: Option<String>,
-        /// How many times
-        #[arg(long, value_name = "N")]
-        uses: Option<u32>,
-        /// How long; 0 for ever
-        #[arg(long, value_name = "DUR", default_value = "24h", value_parser = times::parse_duration)]
-        expires: Duration,
+        #[command(flatten)]
+        bounds: Bounds,
     },
     /// List tokens, never their text
     #[command(after_help = "\
@@ -154,8 +148,33 @@ Examples:
   relay token revoke tok_00ab34cd56ef7890 --yes")]
     Revoke {
         /// Its id, as ls shows it
+        #[arg(add = complete::tokens())]
         token: String,
     },
+}
+
+/// Whom, how often and how long a token lets in.
+#[derive(Debug, Args)]
+struct Bounds {
+    /// Only for ids of this pattern
+    #[arg(long, value_name = "PATTERN")]
+    id: Option<String>,
+    /// How many times
+    #[arg(long, value_name = "N")]
+    uses: Option<u32>,
+    /// How long; 0 for ever
+    #[arg(long, value_name = "DUR", default_value = "24h", value_parser = times::parse_duration)]
+    expires: Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  relay invite
+  relay invite --uses 1 --expires 2h")]
+pub struct Invite {
+    #[command(flatten)]
+    bounds: Bounds,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -230,7 +249,7 @@ async fn publish_rules(app: &App, name: &str, rules: &Value, dry_run: bool) -> O
         tags,
         content: rules.to_string(),
     };
-    let event = draft.sign(&key).map_err(|error| Failure::usage(error.to_string()))?;
+    let event = key.sign_event(&draft).map_err(|error| Failure::usage(error.to_string()))?;
     if dry_run {
         output::line(&String::from_utf8_lossy(event.json()))?;
         return Ok(0);
@@ -278,27 +297,7 @@ impl Audit {
 impl Token {
     pub async fn run(self, app: &App) -> Outcome {
         match self.verb.unwrap_or(TokenVerb::Ls) {
-            TokenVerb::Create { purpose, id, uses, expires } => {
-                let mut body = json!({ "for": word(purpose) });
-                if let Some(id) = id {
-                    body["pattern"] = id.into();
-                }
-                if let Some(uses) = uses {
-                    body["uses"] = uses.into();
-                }
-                if !expires.is_zero() {
-                    body["expires_ms"] = (expires.as_millis() as u64).into();
-                }
-                let answer = ask(app, Request::post("/v1/tokens", &body), "the token").await?;
-                if app.out.is_json() {
-                    app.out.one(&answer, &[])?;
-                } else {
-                    let code = answer["join_code"].as_str().or_else(|| answer["token"].as_str());
-                    output::line(code.unwrap_or_default())?;
-                    app.notice("this is the only time that it is shown");
-                }
-                Ok(0)
-            }
+            TokenVerb::Create { purpose, bounds } => create(app, purpose, bounds).await,
             TokenVerb::Ls => {
                 let answer = ask(app, Request::get("/v1/tokens"), "the tokens").await?;
                 let columns = ["id", "for", "pattern", "uses_left", "expires_at_ms", "created_by"];
@@ -314,6 +313,35 @@ impl Token {
             }
         }
     }
+}
+
+impl Invite {
+    pub async fn run(self, app: &App) -> Outcome {
+        create(app, Purpose::User, self.bounds).await
+    }
+}
+
+async fn create(app: &App, purpose: Purpose, bounds: Bounds) -> Outcome {
+    let Bounds { id, uses, expires } = bounds;
+    let mut body = json!({ "for": word(purpose) });
+    if let Some(id) = id {
+        body["pattern"] = id.into();
+    }
+    if let Some(uses) = uses {
+        body["uses"] = uses.into();
+    }
+    if !expires.is_zero() {
+        body["expires_ms"] = (expires.as_millis() as u64).into();
+    }
+    let answer = ask(app, Request::post("/v1/tokens", &body), "the token").await?;
+    if app.out.is_json() {
+        app.out.one(&answer, &[])?;
+    } else {
+        let code = answer["join_code"].as_str().or_else(|| answer["token"].as_str());
+        output::line(code.unwrap_or_default())?;
+        app.notice("this is the only time that it is shown");
+    }
+    Ok(0)
 }
 
 async fn ask(app: &App, request: Request, object: &str) -> Result<Value, Failure> {

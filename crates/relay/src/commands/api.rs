@@ -54,15 +54,18 @@ impl Api {
         } else if !members.is_empty() {
             request = request.json(&Value::Object(members.into_iter().collect::<Map<_, _>>()));
         }
-        let client = app.client_with_key().await?;
+        let client = app.client().await?;
         loop {
             let bytes = client
                 .fetch(request.clone())
                 .await
                 .map_err(|error| Failure::of(error, &format!("{method} {path}")))?;
-            let text = String::from_utf8_lossy(&bytes);
-            output::line(text.trim_end())?;
-            let next = serde_json::from_slice::<Value>(&bytes).ok();
+            let answer = serde_json::from_slice::<Value>(&bytes).ok();
+            match &answer {
+                Some(answer) if !app.out.fields.is_empty() => app.out.one(answer, &[])?,
+                _ => output::line(String::from_utf8_lossy(&bytes).trim_end())?,
+            }
+            let next = answer;
             let next = next.and_then(|answer| answer["cursor"].as_str().map(str::to_owned));
             let same = |cursor: &String| {
                 request.query.iter().any(|(name, value)| name == "cursor" && value == cursor)
@@ -79,7 +82,7 @@ impl Api {
 }
 
 /// `k=text`, `k:=JSON`, `k=@FILE`.
-fn member(text: &str) -> Result<(String, Value), Failure> {
+pub(super) fn member(text: &str) -> Result<(String, Value), Failure> {
     let (name, value) = text
         .split_once('=')
         .ok_or_else(|| Failure::usage(format!("'{text}' is no member; write k=text or k:=JSON")))?;

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use relay_client::Request;
 use relay_node::config::{self, Origin, Sources};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::operate::{self, Reload};
 use crate::{
     app::App,
     error::{Failure, Outcome, exit},
@@ -46,6 +48,21 @@ Examples:
         #[arg(long)]
         changed: bool,
     },
+    /// Show where the files differ from what the relay runs with
+    #[command(after_help = "\
+Examples:
+  relay config diff
+  relay config diff new.toml --json")]
+    Diff {
+        /// This file, instead of all that the relay would read at a reload
+        file: Option<PathBuf>,
+    },
+    /// Let the relay read its configuration again
+    #[command(after_help = "\
+Examples:
+  relay config reload
+  relay config reload --url unix:/run/relay/relay.sock")]
+    Reload(Reload),
     /// Print a commented file to start from
     #[command(after_help = "\
 Examples:
@@ -65,8 +82,10 @@ Examples:
 }
 
 impl ConfigGroup {
-    pub fn run(self, app: &App) -> Outcome {
+    pub async fn run(self, app: &App) -> Outcome {
         match self.verb {
+            Verb::Diff { file } => diff(app, file).await,
+            Verb::Reload(reload) => reload.run(app).await,
             Verb::Check { file, security } => check(app, file, security),
             Verb::Show { origin, changed } => show(app, origin, changed),
             Verb::Init { all } => {
@@ -114,11 +133,39 @@ fn show(app: &App, origin: bool, changed: bool) -> Outcome {
     Ok(0)
 }
 
+/// What a reload would change now, or where a file differs from what runs.
+async fn diff(app: &App, file: Option<PathBuf>) -> Outcome {
+    let client = app.client().await?;
+    let answer = match file {
+        None => operate::reload(&client, true).await?,
+        Some(file) => {
+            let loaded = load(&Sources { files: vec![file], ..Sources::default() })?;
+            let running: Value = client
+                .call(Request::get("/v1/config"))
+                .await
+                .map_err(|error| Failure::of(error, "the relay's configuration"))?;
+            let running = running["items"].as_array().into_iter().flatten();
+            let running = running
+                .filter_map(|item| {
+                    Some((item["setting"].as_str()?.into(), item["value"].as_str()?.into()))
+                })
+                .collect();
+            let changed = config::differences(&running, &loaded.config.settings());
+            json!({ "changed": changed, "restart": [] })
+        }
+    };
+    operate::tell_changes(app, &answer)?;
+    Ok(0)
+}
+
 /// Loads it, or tells every problem.
 pub fn load(sources: &Sources) -> Result<config::Loaded, Failure> {
-    config::load(sources).map_err(|problems| {
-        let mut failure = Failure::new(exit::USAGE, "the configuration cannot be used");
-        failure.facts = problems.0.iter().map(ToString::to_string).collect();
-        failure.hint("relay config check", "after changing it")
-    })
+    config::load(sources).map_err(|problems| refused(&problems))
+}
+
+/// A configuration that cannot be used, as a person is told of it.
+pub fn refused(problems: &config::Problems) -> Failure {
+    let mut failure = Failure::new(exit::USAGE, "the configuration cannot be used");
+    failure.facts = problems.0.iter().map(ToString::to_string).collect();
+    failure.hint("relay config check", "after changing it")
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::App,
+    complete,
     contexts::{self, Context, Contexts, is_name},
     error::{Failure, Outcome, exit},
 };
@@ -46,6 +47,7 @@ Examples:
   relay context use ci")]
     Use {
         /// Its name
+        #[arg(add = complete::context_names())]
         name: String,
     },
     /// Show one
@@ -55,6 +57,7 @@ Examples:
   relay context show home --json")]
     Show {
         /// Its name; the selected one where absent
+        #[arg(add = complete::context_names())]
         name: Option<String>,
     },
     /// Forget a saved relay and the session with it
@@ -64,6 +67,7 @@ Examples:
   relay context rm home --yes")]
     Rm {
         /// Its name
+        #[arg(add = complete::context_names())]
         name: String,
         /// Show what would be forgotten
         #[arg(long)]
@@ -149,6 +153,10 @@ pub fn normal(address: &str) -> Result<String, Failure> {
 
 /// A saved path must mean the same in every directory.
 pub fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    // The key of an agent is no file.
+    if path.as_deref().is_some_and(|path| crate::app::agent_name(path).is_some()) {
+        return Ok(path);
+    }
     path.map(|path| std::path::absolute(&path).map_err(|error| crate::files::at(&path, &error)))
         .transpose()
 }

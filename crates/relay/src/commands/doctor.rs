@@ -33,7 +33,7 @@ Exit codes:
   0 ok   1 warning   2 critical   3 unknown")]
 pub struct Check {
     name: Name,
-    /// From here on a warning: a duration, seconds, or percent, by what is checked
+    /// From here on a warning: a duration, a number, days or percent, by what is checked
     #[arg(long, value_name = "X")]
     warn: Option<String>,
     /// From here on critical
@@ -51,6 +51,12 @@ enum Name {
     Clock,
     /// Use of the disk with the data (percent; 85 and 95)
     Disk,
+    /// How long the relay's certificate is still good (days left; 21 and 7)
+    Cert,
+    /// From an event's arrival to its commit, 99 of 100 since the start (durations; 250ms and 2s)
+    Lag,
+    /// How many wait for the busiest lock of the namespace (numbers; 100 and 1000)
+    Locks,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -84,6 +90,9 @@ impl Doctor {
                     Duration::from_secs(1),
                     Duration::from_secs(5),
                 ));
+                if url.starts_with("https://") {
+                    findings.push(checks::certificate(&url, app.timeout(), 21.0, 7.0).await);
+                }
                 if let Ok(probe) = &probe {
                     findings.push(checks::clock(probe, 5.0, 60.0));
                     findings.push(checks::socket(&client).await);
@@ -178,6 +187,23 @@ impl Check {
                 let crit = self.duration(&self.crit, Duration::from_secs(60))?;
                 Ok(checks::clock(&probe, warn.as_secs_f64(), crit.as_secs_f64()))
             }
+            Name::Cert => {
+                let target = app.target()?;
+                let (warn, crit) = (number(&self.warn, 21.0)?, number(&self.crit, 7.0)?);
+                Ok(checks::certificate(&target.url, app.timeout(), warn, crit).await)
+            }
+            Name::Lag => {
+                let client = app.client().await?;
+                let warn = self.duration(&self.warn, Duration::from_millis(250))?;
+                let crit = self.duration(&self.crit, Duration::from_secs(2))?;
+                checks::lag(&client, warn, crit).await
+            }
+            Name::Locks => {
+                let target = app.target()?;
+                let (client, ns) = (app.client().await?, app.ns(&target)?);
+                let (warn, crit) = (number(&self.warn, 100.0)?, number(&self.crit, 1_000.0)?);
+                checks::locks(&client, &ns, warn, crit).await
+            }
             Name::Disk => {
                 let (finding, loaded) = checks::configuration(app);
                 let loaded = loaded.ok_or_else(|| Failure::usage(finding.value))?;
@@ -192,6 +218,12 @@ impl Check {
             .as_deref()
             .map_or(Ok(default), |text| times::parse_duration(text).map_err(Failure::usage))
     }
+}
+
+fn number(given: &Option<String>, default: f64) -> Result<f64, Failure> {
+    let Some(text) = given else { return Ok(default) };
+    let number = text.trim_end_matches('d').parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| Failure::usage(format!("'{text}' is no number")))
 }
 
 fn percent(given: &Option<String>, default: f64) -> Result<f64, Failure> {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use relay_client::{keys, unix_ns};
+use relay_client::{Signer, keys, unix_ns};
 use relay_proto::{
     SigningKey,
     event::{Draft, Tags, reserved, rotation_text},
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::{self, App},
+    complete,
     contexts::is_name,
     error::{Failure, Outcome, exit},
     files, output, prompt,
@@ -59,6 +60,7 @@ Examples:
   relay keys show ~/.ssh/id_ed25519 --ssh")]
     Show {
         /// A name among your keys, or the path of a private or public key file
+        #[arg(add = complete::key_names())]
         #[arg(id = "which", value_name = "KEY", default_value = "default")]
         key: String,
         /// As a line for authorized_keys and allowed_signers
@@ -84,6 +86,7 @@ Examples:
   relay keys export ci --form public")]
     Export {
         /// A name among your keys, or a path
+        #[arg(add = complete::key_names())]
         #[arg(id = "which", value_name = "KEY", default_value = "default")]
         key: String,
         #[arg(long, default_value = "openssh")]
@@ -119,6 +122,32 @@ Examples:
         #[arg(long)]
         dry_run: bool,
     },
+    /// Write a key under a passphrase, to be kept elsewhere
+    #[command(after_help = "\
+Examples:
+  relay keys backup --out relay-key.backup
+  relay keys backup ci --out ci.backup --passphrase-file pass.txt")]
+    Backup {
+        /// A name among your keys, or a path
+        #[arg(add = complete::key_names())]
+        #[arg(id = "which", value_name = "KEY", default_value = "default")]
+        key: String,
+        /// A new file
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+    },
+    /// Take a key from its backup, once it has proved that it signs
+    #[command(after_help = "\
+Examples:
+  relay keys recover relay-key.backup
+  relay keys recover ci.backup --name ci --passphrase-file pass.txt")]
+    Recover {
+        /// What `keys backup` wrote
+        path: PathBuf,
+        /// Its name among your keys
+        #[arg(long, default_value = "default")]
+        name: String,
+    },
     /// Check that a key file is private, whole, and signs
     #[command(after_help = "\
 Examples:
@@ -126,6 +155,7 @@ Examples:
   relay keys verify ~/.ssh/id_ed25519")]
     Verify {
         /// A name among your keys, or a path
+        #[arg(add = complete::key_names())]
         #[arg(id = "which", value_name = "KEY", default_value = "default")]
         key: String,
     },
@@ -155,6 +185,8 @@ impl Keys {
             Verb::Export { key, form, out } => write(app, &path_of(&key)?, form, out),
             Verb::Convert { path, form, out } => write(app, &path, form, out),
             Verb::Rotate { to, dry_run } => rotate(app, &to, dry_run).await,
+            Verb::Backup { key, out } => backup(app, &path_of(&key)?, &out),
+            Verb::Recover { path, name } => recover(app, &path, &name),
             Verb::Verify { key } => verify(app, &path_of(&key)?),
         }
     }
@@ -234,7 +266,7 @@ fn show(app: &App, key: &str, ssh: bool) -> Outcome {
         return print_public(app, &id, None, ssh);
     }
     let path = path_of(key)?;
-    let loaded = app.load_key(&path)?;
+    let loaded = app.signer(&path)?;
     print_public(app, &loaded.node_id(), Some(&path), ssh)
 }
 
@@ -285,7 +317,7 @@ async fn rotate(app: &App, to: &str, dry_run: bool) -> Outcome {
         .target()
         .or_else(|failure| if dry_run { Ok(app::Target::default()) } else { Err(failure) })?;
     let old = app.key(&target)?;
-    let new = app.load_key(&path_of(to)?)?;
+    let new = app.signer(&path_of(to)?)?;
     if old.node_id() == new.node_id() {
         return Err(Failure::usage("the old and the new key are the same"));
     }
@@ -305,21 +337,46 @@ async fn rotate(app: &App, to: &str, dry_run: bool) -> Outcome {
     Ok(0)
 }
 
-fn rotation(
-    old: &SigningKey,
-    new: &SigningKey,
-) -> Result<relay_proto::Event, relay_proto::EventError> {
+fn rotation(old: &Signer, new: &Signer) -> Result<relay_proto::Event, relay_client::Error> {
     let created_at_ns = unix_ns();
     let text = rotation_text(&old.node_id(), &new.node_id(), created_at_ns);
     let mut tags = Tags::new();
     tags.push(["delegate", &new.node_id().to_string()]);
-    let content = json!({ "proof": hex::encode(new.sign(text.as_bytes())) }).to_string();
-    Draft { kind: reserved::KEY_ROTATION, created_at_ns, tags, content }.sign(old)
+    let content = json!({ "proof": hex::encode(new.sign(text.as_bytes())?) }).to_string();
+    old.sign_event(&Draft { kind: reserved::KEY_ROTATION, created_at_ns, tags, content })
+}
+
+fn backup(app: &App, path: &Path, out: &Path) -> Outcome {
+    let key = app.load_key(path)?;
+    let failed = |error: keys::KeyFileError| Failure::failed(error.to_string());
+    let phrase = new_passphrase(app, true)?.filter(|phrase| !phrase.is_empty());
+    let phrase = phrase.ok_or_else(|| Failure::usage("a backup needs a passphrase"))?;
+    let text = keys::to_openssh(&key, "backup", Some(phrase.as_str())).map_err(failed)?;
+    // Read back before it is relied on.
+    let read = keys::parse(text.as_bytes(), || Some(phrase)).map_err(failed)?;
+    if read.node_id() != key.node_id() {
+        return Err(Failure::failed("the backup does not give the key back"));
+    }
+    save_new(out, text.as_bytes())?;
+    app.notice(&format!("wrote {}; whoever has it and its passphrase has the key", out.display()));
+    told(app, &key, out)
+}
+
+fn recover(app: &App, path: &Path, name: &str) -> Outcome {
+    let target = place(name)?;
+    let key = app.load_key(path)?;
+    // Signing verifies what was signed.
+    let draft = Draft { created_at_ns: unix_ns(), ..Draft::default() };
+    draft.sign(&key).map_err(|error| Failure::failed(format!("the key does not sign: {error}")))?;
+    let text = keys::to_openssh(&key, "", None).map_err(|e| Failure::failed(e.to_string()))?;
+    save_new(&target, text.as_bytes())?;
+    app.notice(&format!("wrote {}", target.display()));
+    told(app, &key, &target)
 }
 
 fn verify(app: &App, path: &Path) -> Outcome {
-    let key = app.load_key(path)?;
-    let signed = Draft { created_at_ns: unix_ns(), ..Draft::default() }.sign(&key);
+    let key = app.signer(path)?;
+    let signed = key.sign_event(&Draft { created_at_ns: unix_ns(), ..Draft::default() });
     let answer =
         json!({ "path": path, "key": key.node_id(), "private": true, "signs": signed.is_ok() });
     app.out.one(&answer, &["key", "path"])?;
@@ -357,6 +414,9 @@ fn place(name: &str) -> Result<PathBuf, Failure> {
 
 /// The file of a key: a name among ours, or a path.
 fn path_of(key: &str) -> Result<PathBuf, Failure> {
+    if app::agent_name(Path::new(key)).is_some() {
+        return Ok(key.into());
+    }
     let named = app::key_dir()?.join(key);
     if is_name(key) && named.exists() {
         return Ok(named);

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::{
     app::App,
     commands::event::parse_tag,
+    complete,
     error::{Failure, Outcome},
     ids, times,
 };
@@ -84,6 +85,7 @@ Examples:
 #[derive(Debug, Args)]
 struct Acquire {
     /// What to lock
+    #[arg(add = complete::resources())]
     resource: String,
     /// How long it is ours without renewal
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = times::parse_duration)]
@@ -102,6 +104,7 @@ struct Acquire {
 #[derive(Debug, Args)]
 struct Renew {
     /// What is locked
+    #[arg(add = complete::resources())]
     resource: String,
     /// The token that acquire printed
     #[arg(long, value_name = "N", env = "RELAY_FENCING_TOKEN")]
@@ -114,6 +117,7 @@ struct Renew {
 #[derive(Debug, Args)]
 struct Release {
     /// What is locked
+    #[arg(add = complete::resources())]
     resource: String,
     /// The token that acquire printed
     #[arg(long, value_name = "N", env = "RELAY_FENCING_TOKEN")]
@@ -123,6 +127,7 @@ struct Release {
 #[derive(Debug, Args)]
 struct Break {
     /// What is locked
+    #[arg(add = complete::resources())]
     resource: String,
     /// Only if it is still held under this token; the present one where absent
     #[arg(long, value_name = "N")]

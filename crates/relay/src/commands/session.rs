@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::context::{absolute, normal};
 use crate::{
     app::{App, Target},
+    complete,
     contexts::{self, Contexts, is_name},
     error::{Failure, Outcome, exit},
 };
@@ -62,7 +63,7 @@ Examples:
   relay session revoke --device d_laptop1 --yes")]
     Revoke {
         /// Its id
-        #[arg(required_unless_present = "device")]
+        #[arg(required_unless_present = "device", add = complete::sessions())]
         session: Option<String>,
         /// All sessions of this device
         #[arg(long, value_name = "ID", conflicts_with = "session")]

@@ -7,6 +7,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -19,23 +20,36 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Relay {
     pub url: String,
     pub dir: tempfile::TempDir,
+    /// What it wrote since it was ready.
+    log: Arc<Mutex<Vec<String>>>,
     child: Child,
 }
 
 impl Relay {
     pub fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// With this configuration, where it looks for one.
+    pub fn configured(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        write_config(dir.path(), config);
+        Self::start_in(dir, &[])
+    }
+
+    /// In a home of its own, with more arguments of `serve`.
+    pub fn start_in(dir: tempfile::TempDir, more: &[&str]) -> Self {
         let mut child = base(dir.path())
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "text", "--data-dir"])
             .arg(dir.path().join("data"))
+            .args(more)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut url = None;
         for line in lines.by_ref().map_while(Result::ok) {
-            if let Some(found) = line.split_whitespace().find(|word| word.starts_with("http://127"))
-            {
+            if let Some(found) = line.split_whitespace().find(|word| word.contains("://127")) {
                 url = Some(found.to_owned());
             }
             if line.starts_with("ready") {
@@ -43,8 +57,12 @@ impl Relay {
             }
         }
         // The rest of its log must go somewhere, or the relay would wait for a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        let relay = Self { url: url.expect("the relay tells where it listens"), dir, child };
+        let log = Arc::new(Mutex::new(Vec::new()));
+        std::thread::spawn({
+            let log = log.clone();
+            move || lines.map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
+        });
+        let relay = Self { url: url.expect("the relay tells where it listens"), dir, log, child };
         let made = relay.run(["keys", "gen"]);
         assert!(made.status.success(), "{}", made.stderr);
         relay
@@ -52,6 +70,28 @@ impl Relay {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Whether the relay has written a line that holds this.
+    pub fn logged(&self, text: &str) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Waits for the relay to end by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        ended(&mut self.child)
+    }
+
+    /// A command of the relay's operator, over the local socket.
+    pub fn operator<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
+        let mut command = self.command(args);
+        command.env("RELAY_URL", format!("unix:{}", self.path("relay.sock").display()));
+        finish(command)
     }
 
     /// A command against this relay.
@@ -146,8 +186,16 @@ pub fn base(home: &Path) -> Command {
         .env("XDG_CONFIG_HOME", home.join("config"))
         .env("XDG_STATE_HOME", home.join("state"))
         .env("XDG_RUNTIME_DIR", home)
+        .env_remove("SSH_AUTH_SOCK")
         .current_dir(home);
     command
+}
+
+/// Writes the configuration that a relay of this home reads.
+pub fn write_config(home: &Path, text: &str) {
+    let dir = home.join("config/relay");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("relay.toml"), text).unwrap();
 }
 
 /// Runs without a relay.
@@ -157,7 +205,7 @@ pub fn alone<S: AsRef<OsStr>>(home: &Path, args: impl IntoIterator<Item = S>) ->
     finish(command)
 }
 
-fn finish(mut command: Command) -> Ran {
+pub fn finish(mut command: Command) -> Ran {
     Ran::of(command.output().unwrap())
 }
 

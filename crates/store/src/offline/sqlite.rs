@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     error::{Result, StoreError},
+    schema::LOCKS_THROUGH,
     social,
     sqlite::{SqliteDb, exclusive, ready},
 };
@@ -115,6 +116,13 @@ impl Target {
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
         ready(social::rebuild_words(&SqliteDb(&self.conn)))?;
         self.conn.execute_batch("COMMIT")?;
+        // The one table that only this store has, made anew from what was copied.
+        self.conn.execute(
+            "INSERT INTO lock_history_index (lock, history_id)
+             SELECT lock, id FROM lock_history
+             WHERE id <= (SELECT value FROM meta WHERE key = ?1) ORDER BY lock, id",
+            [LOCKS_THROUGH],
+        )?;
         self.conn.execute("DELETE FROM meta WHERE key = ?1", [UNFINISHED])?;
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         Ok(())

@@ -9,8 +9,13 @@ use std::{
 };
 
 use futures_util::future::poll_fn;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, error::SqlState};
+use tokio_postgres::{
+    AsyncMessage, Client, Config,
+    config::{Host, SslMode},
+    error::SqlState,
+};
 
+use super::tls::{self, Tls};
 use crate::error::{Result, StoreError};
 
 /// How long a connection may take to come up.
@@ -25,10 +30,19 @@ const SESSION: &str = "-c synchronous_commit=on -c jit=off -c enable_seqscan=off
      -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
      -c timezone=UTC -c client_min_messages=warning -c standard_conforming_strings=on";
 
+/// Where the server is, and how it is spoken to.
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    pub config: Config,
+    pub tls: Tls,
+}
+
 /// Reads a connection string (`postgresql://…` or `key=value …`).
-pub(super) fn parse(url: &str) -> Result<Config> {
+pub(super) fn parse(url: &str) -> Result<Server> {
+    let (url, wanted) = tls::split(url.trim());
+    let tls = Tls::new(&wanted)?;
     // The parser's own message may quote what it could not read, a password included.
-    let mut config: Config = url.trim().parse().map_err(|_| {
+    let mut config: Config = url.parse().map_err(|_| {
         StoreError::Database(
             "the connection string cannot be read; it is postgresql://user@host/database".into(),
         )
@@ -48,7 +62,24 @@ pub(super) fn parse(url: &str) -> Result<Config> {
         config.tcp_user_timeout(SEND_TIMEOUT);
     }
     config.keepalives_idle(SEND_TIMEOUT);
-    Ok(config)
+    config.ssl_mode(if tls.is_on() { SslMode::Require } else { SslMode::Disable });
+    if !tls.is_on() && config.get_hosts().iter().any(is_elsewhere) {
+        tracing::warn!(
+            "the database is on another machine and spoken to without TLS; say sslmode=verify-full"
+        );
+    }
+    Ok(Server { config, tls })
+}
+
+fn is_elsewhere(host: &Host) -> bool {
+    match host {
+        Host::Tcp(name) => {
+            let address = name.parse::<std::net::IpAddr>();
+            name != "localhost" && !address.is_ok_and(|address| address.is_loopback())
+        }
+        #[cfg(unix)]
+        Host::Unix(_) => false,
+    }
 }
 
 /// A session with a task that drives it; the task ends with the session.
@@ -61,9 +92,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub async fn open(config: &Config) -> Result<Self> {
-        let (client, mut connection) =
-            config.connect(NoTls).await.map_err(|error| StoreError::from(error).named())?;
+    pub async fn open(server: &Server) -> Result<Self> {
+        let (client, mut connection) = server
+            .config
+            .connect(server.tls.clone())
+            .await
+            .map_err(|error| StoreError::from(error).named())?;
         let warned = Arc::new(AtomicBool::new(false));
         let driver = tokio::spawn({
             let warned = warned.clone();
@@ -98,7 +132,7 @@ impl Drop for Session {
 }
 
 /// Refuses a server that would lose what it acknowledged, and one behind a pooler that swaps sessions.
-pub(super) async fn check(config: &Config, session: &Session) -> Result<()> {
+pub(super) async fn check(server: &Server, session: &Session) -> Result<()> {
     let rows = session
         .client
         .query(
@@ -132,19 +166,19 @@ pub(super) async fn check(config: &Config, session: &Session) -> Result<()> {
             _ => {}
         }
     }
-    check_pooler(config, session).await
+    check_pooler(server, session).await
 }
 
 /// Two sessions that are open at the same time have two server processes, unless a pooler hands the idle one's
 /// process to the other. Prepared statements and the writer's lock cannot work there.
-async fn check_pooler(config: &Config, session: &Session) -> Result<()> {
+async fn check_pooler(server: &Server, session: &Session) -> Result<()> {
     let pooled = || {
         StoreError::Unsafe(
             "a pooler in transaction mode stands before the database; connect directly or in session mode".into(),
         )
     };
     let mine = session.backend_pid().await?;
-    let other = Session::open(config).await?;
+    let other = Session::open(server).await?;
     if other.backend_pid().await? == mine || session.backend_pid().await? != mine {
         return Err(pooled());
     }

@@ -13,6 +13,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/postgres/V2__leases.sql"),
     include_str!("../../migrations/postgres/V3__sessions.sql"),
     include_str!("../../migrations/postgres/V6__social.sql"),
+    include_str!("../../migrations/postgres/V8__lock_history_index.sql"),
 ];
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);
 

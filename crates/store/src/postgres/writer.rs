@@ -13,10 +13,10 @@ use relay_proto::{
     lease::{LeaseLimits, LeaseRow, LeaseTable, Now},
 };
 use tokio::time::Instant;
-use tokio_postgres::{Client, Config, Statement};
+use tokio_postgres::{Client, Statement};
 
 use super::{
-    connect::{Session, check},
+    connect::{Server, Session, check},
     leases,
     log::{self, Names},
     migrate,
@@ -42,7 +42,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(super) struct PostgresWriter {
-    config: Config,
+    server: Server,
     new_log_id: u32,
     limits: LeaseLimits,
     lead: Option<Lead>,
@@ -81,9 +81,9 @@ impl Lead {
 }
 
 impl PostgresWriter {
-    pub async fn open(config: Config, new_log_id: u32, limits: LeaseLimits) -> Result<Self> {
+    pub async fn open(server: Server, new_log_id: u32, limits: LeaseLimits) -> Result<Self> {
         let mut writer = Self {
-            config,
+            server,
             new_log_id,
             limits,
             lead: None,
@@ -108,8 +108,8 @@ impl PostgresWriter {
     }
 
     async fn become_writer(&mut self) -> Result<Lead> {
-        let mut session = Session::open(&self.config).await?;
-        check(&self.config, &session).await?;
+        let mut session = Session::open(&self.server).await?;
+        check(&self.server, &session).await?;
         self.lock(&session).await?;
         migrate::migrate(&mut session.client, self.new_log_id).await?;
         let client = &session.client;

@@ -1,6 +1,6 @@
 //! The journal of locks: appended by the writer, read at start and as history.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use relay_proto::{
     Namespace, NodeId,
@@ -46,17 +46,47 @@ pub(super) fn append(conn: &Connection, rows: &[LeaseRow]) -> Result<()> {
     Ok(())
 }
 
-/// Notes the last row of each resource, so that the next start begins after it.
+/// Notes the last row of each resource, so that the next start begins after it, and indexes the history up to there.
+///
+/// Grouped here and not in SQL, which would sort by names; every commit that waits for this one waits for it.
 pub(super) fn checkpoint(conn: &Connection, table: &LeaseTable) -> Result<()> {
     let through = meta(conn, LOCKS_THROUGH)?.unwrap_or(0);
-    let last: Option<i64> =
-        conn.query_row("SELECT max(id) FROM lock_history", [], |row| row.get(0))?;
-    conn.execute(
-        "INSERT OR REPLACE INTO locks (lock, ns, resource, history_id)
-         SELECT lock, ns, resource, max(id) FROM lock_history WHERE id > ?1 GROUP BY ns, resource",
-        [through],
+    let mut entries: Vec<(i64, i64)> = Vec::new();
+    let mut last: HashMap<String, (i64, i64)> = HashMap::new();
+    let mut name = String::new();
+    let mut later = conn.prepare_cached(
+        "SELECT lock, id, ns, resource FROM lock_history WHERE id > ?1 ORDER BY id",
     )?;
-    set_meta(conn, LOCKS_THROUGH, last.unwrap_or(through).max(through))?;
+    let mut rows = later.query([through])?;
+    while let Some(row) = rows.next()? {
+        let entry = (row.get(0)?, row.get(1)?);
+        entries.push(entry);
+        name.clear();
+        // A namespace has no such character.
+        for part in [row.get_ref(2)?.as_str(), Ok("\0"), row.get_ref(3)?.as_str()] {
+            name.push_str(part.map_err(damaged)?);
+        }
+        match last.get_mut(&name) {
+            Some(found) => *found = entry,
+            None => drop(last.insert(name.clone(), entry)),
+        }
+    }
+    let newest = entries.last().map_or(through, |(_, id)| *id);
+    // In the order of the index, so that each of its pages is met once.
+    entries.sort_unstable();
+    let mut index =
+        conn.prepare_cached("INSERT INTO lock_history_index (lock, history_id) VALUES (?1, ?2)")?;
+    for entry in entries {
+        index.execute(entry)?;
+    }
+    let mut note = conn.prepare_cached(
+        "INSERT OR REPLACE INTO locks (lock, ns, resource, history_id) VALUES (?1, ?2, ?3, ?4)",
+    )?;
+    for (name, (lock, id)) in &last {
+        let (ns, resource) = name.split_once('\0').unwrap_or_default();
+        note.execute(params![lock, ns, resource, id])?;
+    }
+    set_meta(conn, LOCKS_THROUGH, newest)?;
     set_meta(conn, LAST_TOKEN, table.last_token() as i64)
 }
 
@@ -98,16 +128,23 @@ pub(super) fn history(conn: &Connection, query: &HistoryQuery) -> Result<Vec<His
     let limit = query.limit as i64;
     match &query.resource {
         Some(resource) => {
+            // What is not indexed yet, then what is.
             let sql = format!(
-                "SELECT {COLUMNS} FROM lock_history INDEXED BY lock_history_by_lock
-                 WHERE lock = ?1 AND id < ?2 AND ns = ?3 AND resource = ?4
+                "SELECT {COLUMNS} FROM (
+                     SELECT {COLUMNS} FROM lock_history
+                     WHERE id > coalesce((SELECT value FROM meta WHERE key = ?6), 0) AND id < ?2
+                         AND lock = ?1 AND ns = ?3 AND resource = ?4 ORDER BY id DESC LIMIT ?5)
+                 UNION ALL SELECT {COLUMNS} FROM (
+                     SELECT {COLUMNS} FROM lock_history_index AS indexed
+                     CROSS JOIN lock_history ON id = indexed.history_id
+                     WHERE indexed.lock = ?1 AND indexed.history_id < ?2 AND ns = ?3 AND resource = ?4
+                     ORDER BY indexed.history_id DESC LIMIT ?5)
                  ORDER BY id DESC LIMIT ?5"
             );
             let lock = lock_hash(&query.ns, resource);
+            let of = params![lock, before, ns, resource.as_str(), limit, LOCKS_THROUGH];
             conn.prepare_cached(&sql)?
-                .query_map(params![lock, before, ns, resource.as_str(), limit], |row| {
-                    Ok(history_row(row))
-                })?
+                .query_map(of, |row| Ok(history_row(row)))?
                 .map(|row| row?)
                 .collect()
         }
@@ -132,13 +169,23 @@ pub(super) fn prune_history(
     limit: usize,
 ) -> Result<usize> {
     let through = meta(conn, LOCKS_THROUGH)?.unwrap_or(0);
-    Ok(conn.execute(
+    let mut delete = conn.prepare_cached(
         "DELETE FROM lock_history WHERE id IN (
              SELECT id FROM lock_history WHERE id <= ?1 AND ns = ?2 AND at_ns < ?3
                  AND NOT EXISTS (SELECT 1 FROM locks WHERE history_id = lock_history.id)
-             ORDER BY id LIMIT ?4)",
-        params![through, ns.as_str(), before_wall_ns as i64, limit as i64],
-    )?)
+             ORDER BY id LIMIT ?4)
+         RETURNING lock, id",
+    )?;
+    let mut unindex =
+        conn.prepare_cached("DELETE FROM lock_history_index WHERE lock = ?1 AND history_id = ?2")?;
+    let of = params![through, ns.as_str(), before_wall_ns as i64, limit as i64];
+    let mut deleted = 0;
+    for row in delete.query_map(of, |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))? {
+        let (lock, id) = row?;
+        unindex.execute([lock, id])?;
+        deleted += 1;
+    }
+    Ok(deleted)
 }
 
 fn history_row(row: &Row<'_>) -> Result<HistoryRow> {

@@ -16,6 +16,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/sqlite/V2__leases.sql"),
     include_str!("../../migrations/sqlite/V3__sessions.sql"),
     include_str!("../../migrations/sqlite/V6__social.sql"),
+    include_str!("../../migrations/sqlite/V8__lock_history_index.sql"),
 ];
 
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);

@@ -2,9 +2,12 @@
 //!
 //! A checkpoint stalls the commit that it falls into, so a second connection copies pages back while the
 //! writer goes on. Only to begin the log file anew does the writer have to take part, and then little is left to copy.
-//! The file keeps its size: writing over it needs no change of its metadata, which makes each commit faster.
+//! The file has its size from the start and keeps it: writing over it needs no change of its metadata, which
+//! makes the sync of each commit faster.
 
 use std::{
+    fs::OpenOptions,
+    io::Write,
     path::Path,
     sync::{
         Arc, Condvar, Mutex,
@@ -19,8 +22,10 @@ use rusqlite::Connection;
 use super::{Role, open_connection};
 use crate::error::{Result, StoreError};
 
-/// Pages in the log from which the writer is asked to begin it anew (64 MiB of 4 KiB pages).
-const RESET_FROM_PAGES: i64 = 16_384;
+/// What the log's file is filled to before its first use.
+const RESERVED_BYTES: usize = 16 << 20;
+/// Pages in the log from which the writer is asked to begin it anew: about what is reserved.
+const RESET_FROM_PAGES: i64 = 4_000;
 /// How often pages are copied back while there are commits.
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -31,6 +36,31 @@ pub(super) struct Signal {
     pub commits: AtomicU64,
     /// The writer should begin the log anew after its next commit.
     pub reset: AtomicBool,
+}
+
+/// Fills the log's file with zeros, which end a log like the end of the file does.
+///
+/// For the only connection of a database, before anything else is written. A file system without room for it is
+/// left as it is: the log then grows as it is used.
+pub(super) fn reserve(conn: &Connection, db: &Path) -> Result<()> {
+    // What a crash has left goes into the database; then no part of the file is in use.
+    let busy: bool = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy {
+        return Ok(());
+    }
+    let mut name = db.as_os_str().to_owned();
+    name.push("-wal");
+    let filled = OpenOptions::new().write(true).open(&name).and_then(|mut file| {
+        let written = file.write_all(&vec![0; RESERVED_BYTES]).and_then(|()| file.sync_data());
+        if written.is_err() {
+            file.set_len(0)?;
+        }
+        written
+    });
+    if let Err(error) = filled {
+        tracing::warn!(%error, "no room was reserved for the database's log");
+    }
+    Ok(())
 }
 
 pub(super) struct Checkpointer {

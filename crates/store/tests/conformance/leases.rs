@@ -273,6 +273,45 @@ pub async fn history_is_read_in_pages(place: Place) {
     store.close().await;
 }
 
+pub async fn history_of_a_lock_is_whole_after_a_restart(place: Place) {
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        let store = place.open().await;
+        for name in ["mine", "other", "mine"] {
+            let held = grant(&store, acquire_anew(name)).await;
+            assert!(store.lease(release(&held)).await.unwrap().is_ok());
+            if name == "mine" {
+                let told = [(LeaseAction::Acquire, held.token), (LeaseAction::Release, held.token)];
+                expected.splice(0..0, told.into_iter().rev());
+            }
+        }
+        assert_eq!(history(&store, Some("mine")).await, expected, "in round {round}");
+        let mut query = HistoryQuery {
+            ns: ns("default"),
+            resource: Some("mine".parse().unwrap()),
+            before_id: None,
+            limit: 3,
+        };
+        let mut paged = Vec::new();
+        loop {
+            let rows = store.lock_history(query.clone()).await.unwrap();
+            let Some(last) = rows.last() else { break };
+            query.before_id = Some(last.id);
+            paged.extend(rows.iter().map(|found| (found.row.action, found.row.token)));
+        }
+        assert_eq!(paged, expected, "in pages, in round {round}");
+        store.close().await;
+    }
+    let store = place.open().await;
+    while store.prune_lock_history(ns("default"), u64::MAX >> 1).await.unwrap() > 0 {}
+    assert_eq!(history(&store, Some("mine")).await, expected[..1]);
+    store.close().await;
+}
+
+fn acquire_anew(resource: &str) -> LeaseOp {
+    LeaseOp::Acquire(Acquire { request_id: None, ..plain(resource) })
+}
+
 pub async fn a_told_expiry_is_durable(place: Place) {
     let clock = TestClock::new();
     let store = place.open_with(clock.clone(), Arc::default()).await.unwrap();

@@ -132,8 +132,12 @@ pub fn decrypt(app: &App) -> Outcome {
         Ok(event) => event.content,
         Err(_) => text,
     };
-    let key = app.offline_key()?;
-    let plaintext = age::open(&sealed, &key).map_err(|error| match error {
+    let signer = app.offline_key()?;
+    let key = signer.key().ok_or_else(|| {
+        Failure::usage("an agent signs but does not decrypt")
+            .hint("--key ~/.ssh/id_ed25519", "the file of the key")
+    })?;
+    let plaintext = age::open(&sealed, key).map_err(|error| match error {
         age::SealError::NotForUs => {
             Failure::new(exit::NOT_ALLOWED, format!("not encrypted to {}", key.node_id()))
         }

@@ -3,9 +3,9 @@
 use std::{io::Read, path::Path, time::Duration};
 
 use clap::Args;
-use relay_client::{age, import, keys, unix_ns};
+use relay_client::{Error, Signer, age, import, unix_ns};
 use relay_proto::{
-    Event, NodeId, SigningKey,
+    Event, NodeId,
     event::{Draft, SSHSIG_NAMESPACE, Tags},
 };
 
@@ -146,16 +146,18 @@ impl Publish {
 }
 
 /// Signs natively, or as `ssh-keygen -Y sign` does.
-pub fn sign(draft: &Draft, key: &SigningKey, sshsig: bool) -> Result<Event, Failure> {
+pub fn sign(draft: &Draft, key: &Signer, sshsig: bool) -> Result<Event, Failure> {
     let signed = if sshsig {
         let author = key.node_id();
-        let armour = keys::sshsig(key, SSHSIG_NAMESPACE, &draft.canonical(&author))
-            .map_err(|error| Failure::failed(error.to_string()))?;
-        draft.finish(author, &armour)
+        key.sshsig(SSHSIG_NAMESPACE, &draft.canonical(&author))
+            .and_then(|armour| Ok(draft.finish(author, &armour)?))
     } else {
-        draft.sign(key)
+        key.sign_event(draft)
     };
-    signed.map_err(|error| Failure::usage(format!("the event would be refused: {error}")))
+    signed.map_err(|error| match error {
+        Error::Event(error) => Failure::usage(format!("the event would be refused: {error}")),
+        other => Failure::failed(other.to_string()),
+    })
 }
 
 /// `TEXT`, `@FILE` or `-`.
@@ -203,7 +205,7 @@ mod tests {
 
     #[test]
     fn both_signatures_verify() {
-        let key = keys::generate().unwrap();
+        let key = Signer::from(relay_client::keys::generate().unwrap());
         let draft = Draft { kind: 1, created_at_ns: 5, content: "x".into(), ..Draft::default() };
         let native = sign(&draft, &key, false).unwrap();
         let ssh = sign(&draft, &key, true).unwrap();

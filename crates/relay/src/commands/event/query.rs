@@ -146,7 +146,11 @@ impl Query {
         if items.is_empty() {
             app.advice("no events match; superseded versions are shown with --history");
         }
-        app.out.list(&Value::Null, &items, &COLUMNS)?;
+        let mut answer = json!({ "events": [] });
+        if let Some(cursor) = cursor {
+            answer["cursor"] = cursor.into();
+        }
+        app.out.list(&answer, &items, &COLUMNS)?;
         Ok(0)
     }
 }

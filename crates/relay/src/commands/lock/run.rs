@@ -27,6 +27,7 @@ use tokio::{
 use super::{as_holder, refusal, terminal::Lent};
 use crate::{
     app::App,
+    complete,
     error::{Failure, Outcome},
     times,
 };
@@ -62,6 +63,7 @@ Exit codes:
 #[derive(Debug, Args)]
 pub struct Run {
     /// What to lock
+    #[arg(add = complete::resources())]
     resource: String,
     /// How long it is ours without renewal; renewed at each third
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = times::parse_duration)]

@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 use super::refusal;
 use crate::{
     app::App,
+    complete,
     error::{Failure, Outcome, exit},
 };
 
 #[derive(Debug, Args)]
 pub struct Inspect {
     /// What to look at
+    #[arg(add = complete::resources())]
     resource: String,
     /// Exit 3 where it is free
     #[arg(long)]
@@ -31,6 +33,7 @@ pub struct List {
 #[derive(Debug, Args)]
 pub struct History {
     /// What to look at
+    #[arg(add = complete::resources())]
     resource: String,
     /// How many rows at most; 0 for all
     #[arg(long, default_value_t = 100)]
@@ -40,6 +43,7 @@ pub struct History {
 #[derive(Debug, Args)]
 pub struct Watch {
     /// What to look at
+    #[arg(add = complete::resources())]
     resource: String,
 }
 
