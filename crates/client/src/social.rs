@@ -11,6 +11,7 @@ use std::{
 
 use prost::Message;
 use rand_core::{OsRng, RngCore};
+use relay_proto::NodeId;
 use relay_proto::polycentric::{
     Body, Claim, ClaimFieldEntry, CountLwwElementReferences, CountReferences, Draft, Event,
     EventKey, EventMessage, EventWriter, Events, ImageManifest, ProcessId, QueryIndexResponse,
@@ -19,12 +20,12 @@ use relay_proto::polycentric::{
     ResultEventsAndRelatedEventsAndCursor, ResultTopStringReferences, SignedEvent, SystemKey,
     SystemProcesses, content, decode_message, decode_param, encode_param, opinion,
 };
-use relay_proto::{NodeId, SigningKey};
 use reqwest::Method;
 
 use crate::{
     client::{Body as HttpBody, Client, Request},
     error::Error,
+    signer::Signer,
 };
 
 /// Longest piece of a picture in one event; the protocol's client cuts at the same length.
@@ -346,7 +347,7 @@ impl Social<'_> {
 #[derive(Debug)]
 pub struct Author<'c> {
     social: Social<'c>,
-    key: SigningKey,
+    key: Signer,
     writer: EventWriter,
     /// Where the newest event of this device is kept.
     file: PathBuf,
@@ -385,11 +386,7 @@ impl<'c> Author<'c> {
     ///
     /// # Errors
     /// [`AuthorError`].
-    pub async fn open(
-        client: &'c Client,
-        key: SigningKey,
-        file: PathBuf,
-    ) -> Result<Self, AuthorError> {
+    pub async fn open(client: &'c Client, key: Signer, file: PathBuf) -> Result<Self, AuthorError> {
         let at = |source| AuthorError::File { path: file.clone(), source };
         if let Some(dir) = file.parent() {
             fs::create_dir_all(dir).map_err(at)?;
@@ -434,8 +431,9 @@ impl<'c> Author<'c> {
         others.sort_unstable();
         others.dedup();
         if others.iter().any(|other| !listed.contains(other)) {
+            let event = author.sign(Draft::list_processes(others.iter().copied()))?;
             let all = others.iter().map(|other| (*other, clock_of(*other))).collect();
-            let event = author.writer.list_processes(&author.key, all, now_ms())?;
+            author.writer = author.writer.beside(all);
             author.keep(&event)?;
             author.social.upload(&[event]).await?;
         }
@@ -447,7 +445,7 @@ impl<'c> Author<'c> {
     /// # Errors
     /// [`AuthorError`].
     pub async fn publish(&mut self, draft: Draft) -> Result<Event, AuthorError> {
-        let event = self.writer.write(&self.key, draft, now_ms())?;
+        let event = self.sign(draft)?;
         // Kept first: a number that may have been used is never used again.
         self.keep(&event)?;
         self.social.upload(std::slice::from_ref(&event)).await?;
@@ -478,7 +476,7 @@ impl<'c> Author<'c> {
                 content: bytes::Bytes::copy_from_slice(section),
                 ..Draft::default()
             };
-            let event = self.writer.write(&self.key, draft, now_ms())?;
+            let event = self.sign(draft)?;
             self.keep(&event)?;
             self.social.upload(std::slice::from_ref(&event)).await?;
             clocks.push(event.clock());
@@ -504,6 +502,12 @@ impl<'c> Author<'c> {
         let field = ClaimFieldEntry { key: 0, value: value.to_owned() };
         let claim = Claim { claim_type, claim_fields: vec![field] };
         self.publish(Draft::of_message(content::CLAIM, &claim)).await
+    }
+
+    fn sign(&mut self, draft: Draft) -> Result<Event, AuthorError> {
+        let system = SystemKey::from(self.key.node_id());
+        let bytes = self.writer.unsigned(system, draft, now_ms());
+        Ok(self.writer.signed(self.key.sign(&bytes)?, bytes)?)
     }
 
     fn keep(&self, event: &Event) -> Result<(), AuthorError> {

@@ -34,7 +34,7 @@ impl Person {
 
     async fn try_write(&self, draft: Draft) -> Result<Event, AuthorError> {
         let file = self.dir.path().join("device");
-        Author::open(&self.client, self.key.clone(), file).await?.publish(draft).await
+        Author::open(&self.client, self.key.clone().into(), file).await?.publish(draft).await
     }
 
     async fn write(&self, draft: Draft) -> Event {

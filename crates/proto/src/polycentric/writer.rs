@@ -55,6 +55,13 @@ impl Draft {
         Self { references, ..Self::element(content::OPINION, value, unix_ms) }
     }
 
+    /// Tells of the other processes of the system. Its own vector clock still follows the list before it, so the
+    /// writer learns of the new list ([`EventWriter::beside`]) when this is written.
+    pub fn list_processes(others: impl IntoIterator<Item = ProcessId>) -> Self {
+        let processes = others.into_iter().map(ProcessId::to_message).collect();
+        Self::of_message(content::SYSTEM_PROCESSES, &SystemProcesses { processes })
+    }
+
     pub fn vouch(about: Reference) -> Self {
         Self { content_type: content::VOUCH, references: vec![about], ..Self::default() }
     }
@@ -126,22 +133,14 @@ impl EventWriter {
         &self.others
     }
 
-    /// Numbers and signs an event.
-    ///
-    /// # Errors
-    /// [`WireError`] where the draft would be refused by those who read it.
-    pub fn write(
-        &mut self,
-        key: &SigningKey,
-        draft: Draft,
-        unix_ms: u64,
-    ) -> Result<Event, WireError> {
+    /// The bytes of the next event, to be signed; nothing is numbered before [`Self::signed`].
+    pub fn unsigned(&self, system: SystemKey, draft: Draft, unix_ms: u64) -> Bytes {
         let indices = self
             .indices
             .iter()
             .map(|(&index_type, &logical_clock)| Index { index_type, logical_clock });
         let message = EventMessage {
-            system: Some(SystemKey::from(key.node_id()).to_message()),
+            system: Some(system.to_message()),
             process: Some(self.process.to_message()),
             logical_clock: self.clock + 1,
             content_type: draft.content_type,
@@ -155,29 +154,32 @@ impl EventWriter {
             references: draft.references.iter().map(Reference::to_message).collect(),
             unix_milliseconds: Some(unix_ms),
         };
-        let bytes = Bytes::from(message.encode_to_vec());
-        let event = Event::from_stored(key.sign(&bytes), bytes)?;
-        self.clock += 1;
+        message.encode_to_vec().into()
+    }
+
+    /// Takes the event whose bytes [`Self::unsigned`] gave.
+    ///
+    /// # Errors
+    /// [`WireError`] where it would be refused by those who read it; then no number is used up.
+    pub fn signed(&mut self, signature: [u8; 64], bytes: Bytes) -> Result<Event, WireError> {
+        let event = Event::from_stored(signature, bytes)?;
+        self.clock = event.clock();
         self.indices.insert(event.content_type(), self.clock);
         Ok(event)
     }
 
-    /// Tells of the other processes of the system; from then on the vector clock has an entry for each.
+    /// Numbers and signs an event with a key at hand.
     ///
     /// # Errors
-    /// As [`Self::write`].
-    pub fn list_processes(
+    /// As [`Self::signed`].
+    pub fn write(
         &mut self,
         key: &SigningKey,
-        others: Vec<(ProcessId, u64)>,
+        draft: Draft,
         unix_ms: u64,
     ) -> Result<Event, WireError> {
-        let processes = others.iter().map(|(process, _)| process.to_message()).collect();
-        let listed = Draft::of_message(content::SYSTEM_PROCESSES, &SystemProcesses { processes });
-        // Its own vector clock still follows the list before it.
-        let event = self.write(key, listed, unix_ms)?;
-        self.others = others;
-        Ok(event)
+        let bytes = self.unsigned(SystemKey::from(key.node_id()), draft, unix_ms);
+        self.signed(key.sign(&bytes), bytes)
     }
 }
 
