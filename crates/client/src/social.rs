@@ -375,6 +375,7 @@ pub enum AuthorError {
     /// The draft would be refused by its readers.
     #[error("an event cannot be written: {0}")]
     Wire(#[from] relay_proto::polycentric::WireError),
+    /// Somebody wrote under this device's name elsewhere.
     #[error(
         "the relay keeps another event under this device's number; remove {0} to go on as a new device"
     )]
