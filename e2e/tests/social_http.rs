@@ -7,6 +7,10 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use prost::Message;
 use relay_e2e::{Backend, Relay, on_both, until};
 use relay_proto::{
@@ -245,7 +249,7 @@ on_both! {
     }
 }
 
-/// nginx as a caching proxy before a relay. Killed when dropped.
+/// nginx as a caching proxy before a relay. Ended when dropped.
 struct Proxy {
     process: Child,
     url: String,
@@ -304,7 +308,8 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        // Asked, it ends its workers, too.
+        let _ = kill(Pid::from_raw(self.process.id() as i32), Signal::SIGTERM);
         let _ = self.process.wait();
     }
 }
