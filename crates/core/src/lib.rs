@@ -4,6 +4,7 @@
 //! - [`locks`]: leases with fencing tokens
 //! - [`policy`]: who may do what in which namespace, and how much of it
 //! - [`sessions`]: proofs, sessions, operators' tokens
+//! - [`social`]: the social layer
 //! - [`audit`]: refusals and administrative acts, written down
 //! - [`limits`]: rates in bounded memory
 //! - [`conversations`]: who may post and read, one order for each conversation, live delivery
@@ -26,3 +27,4 @@ pub mod locks;
 pub mod policy;
 pub mod presence;
 pub mod sessions;
+pub mod social;

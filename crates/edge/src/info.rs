@@ -83,6 +83,9 @@ fn features(node: &Node) -> Vec<&'static str> {
     if node.event_limits().sshsig {
         features.push("sshsig");
     }
+    if node.config.social.enabled {
+        features.push("polycentric");
+    }
     features
 }
 

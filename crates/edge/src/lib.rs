@@ -24,6 +24,7 @@ mod routes;
 mod server;
 mod services;
 mod sessions;
+mod social;
 mod socket;
 mod sse;
 mod stall;

@@ -134,9 +134,11 @@ mod tests {
 
     use super::*;
 
-    /// Method and path of every `.route(…)` in the router's source.
+    /// Method and path of every `.route(…)` in the routers' sources.
     fn routed() -> BTreeSet<(String, String)> {
-        let source = [include_str!("routes.rs"), include_str!("chat.rs")].concat();
+        let source =
+            [include_str!("routes.rs"), include_str!("chat.rs"), include_str!("social.rs")]
+                .concat();
         let source = source
             .replace("ask!(", "post(")
             .replace("look!(", "get(")

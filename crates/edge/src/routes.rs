@@ -20,7 +20,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::{
     access, attach, calls, chat, events, federation, info, locks, openapi, operate,
     reply::{Refused, name_request},
-    services, sessions, socket, sse,
+    services, sessions, social, socket, sse,
 };
 
 /// Every route of the relay.
@@ -100,8 +100,9 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/stream", get(socket::upgrade))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
-        .layer(middleware::from_fn_with_state(node.clone(), count))
         .layer(cors)
+        .merge(social::router(&node))
+        .layer(middleware::from_fn_with_state(node.clone(), count))
         .with_state(node)
 }
 

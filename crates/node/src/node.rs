@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use rand_core::{OsRng, RngCore};
 use relay_actors::{BodyStream, Reply};
 use relay_core::{
     attachments::Attachments,
@@ -22,6 +23,7 @@ use relay_core::{
     policy::{Op, Policy, Principal, quota::Quotas},
     presence::Presence,
     sessions::Sessions,
+    social::Social,
 };
 use relay_proto::{Call, CallError, Caller, EventLimits, Namespace, Problem};
 use relay_store::{Clock, Store};
@@ -30,7 +32,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config, connections::Connections, federation::Federated, gate::Reader,
-    identity::Identity, metrics::Metrics, reload::Live, services::Services, settings,
+    identity::Identity, metrics::Metrics, mirror::Mirrors, reload::Live, services::Services,
+    settings,
 };
 
 /// A running relay without its doors.
@@ -54,6 +57,9 @@ pub struct Node {
     pub presence: Arc<Presence>,
     pub attachments: Arc<Attachments>,
     pub audit: Arc<Audit>,
+    pub social: Arc<Social>,
+    /// Identities that are fetched from other servers.
+    pub mirrors: Mirrors,
     pub services: Arc<Services>,
     pub(crate) federated: ArcSwap<Federated>,
     pub connections: Connections,
@@ -115,6 +121,13 @@ impl Node {
     /// The limits of events in force now.
     pub fn event_limits(&self) -> EventLimits {
         settings::event_limits(&self.live.current())
+    }
+
+    /// Bytes that nobody can guess.
+    pub fn random_bytes(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        OsRng.fill_bytes(&mut bytes);
+        bytes
     }
 
     /// From now on `/readyz` says no, so that load balancers look elsewhere.

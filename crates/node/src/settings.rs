@@ -13,11 +13,12 @@ use relay_core::{
     key_packages::KeyPackagesConfig,
     presence::PresenceConfig,
     sessions::SessionsConfig,
+    social::{Mode, SocialConfig, TagRule},
 };
-use relay_proto::{EventLimits, NodeId};
+use relay_proto::{EventLimits, NodeId, polycentric::SystemKey};
 
 use crate::{
-    config::{Backend, Config, Permission, Rotation},
+    config::{Backend, Config, Moderation, Permission, Rotation},
     start::StartError,
 };
 
@@ -205,4 +206,40 @@ pub(crate) fn event_limits(config: &Config) -> EventLimits {
         element_bytes: events.max_element.0 as usize,
         sshsig: events.sshsig,
     }
+}
+
+/// What the social layer takes and shows.
+pub(crate) fn social(config: &Config) -> SocialConfig {
+    let social = &config.social;
+    let rate = |per_sec: Option<u64>| {
+        per_sec.map(|per_sec| Rate { per_sec: narrow(per_sec), burst: narrow(social.burst) })
+    };
+    let rule = |rule: &crate::config::SocialRule| TagRule {
+        word: rule.word.clone(),
+        tag: rule.tag.clone(),
+        level: narrow(rule.level),
+    };
+    SocialConfig {
+        identity_bytes: social.identity_bytes.map(|size| size.0),
+        identity_rate: rate(social.identity_events_per_sec),
+        address_rate: rate(social.address_events_per_sec),
+        future_ms: social.max_future.as_millis() as u64,
+        mode: match social.moderation {
+            Moderation::Off => Mode::Off,
+            Moderation::Lazy => Mode::Lazy,
+            Moderation::Strong => Mode::Strong,
+        },
+        rules: social.rule.iter().map(rule).collect(),
+        handles: social.open_registration,
+        search: social.search,
+    }
+}
+
+/// An identity to be fetched and the base URL of the server that has it: "KEY URL".
+pub(crate) fn parse_follow(text: &str) -> Option<(SystemKey, String)> {
+    let (key, url) = text.trim().split_once(' ')?;
+    let key: NodeId = key.parse().ok()?;
+    let url = url.trim().trim_end_matches('/');
+    let known = url.starts_with("https://") || url.starts_with("http://");
+    known.then(|| (SystemKey::from(key), url.to_owned()))
 }

@@ -19,6 +19,7 @@ use relay_core::{
     },
     presence::Presence,
     sessions::Sessions,
+    social::Social,
 };
 use relay_proto::{
     Event, Filter,
@@ -39,6 +40,7 @@ use crate::{
     identity::{Identity, IdentityError},
     join, maintenance,
     metrics::Metrics,
+    mirror::{self, Mirrors},
     node::Node,
     reload::Live,
     services::{Outside, Services},
@@ -109,6 +111,12 @@ impl Node {
         load_quotas(&store, &quotas).await?;
         // Nothing is committed before this: no door is open yet.
         let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
+        let follow: Vec<_> =
+            config.social.follow.iter().filter_map(|text| settings::parse_follow(text)).collect();
+        let mut secret = [0; 32];
+        OsRng.fill_bytes(&mut secret);
+        let social = settings::social(&config);
+        let social = Social::start(store.clone(), clock.clone(), social, secret).await?;
         let locks = Arc::new(Locks::new(store.clone(), held));
         let event_limits = settings::event_limits(&config);
         let outside = |router| Outside {
@@ -179,6 +187,8 @@ impl Node {
             policy,
             quotas,
             sessions,
+            social: Arc::new(social),
+            mirrors: Mirrors::of(&follow),
             audit,
             connections: Connections::default(),
             metrics,
@@ -190,6 +200,10 @@ impl Node {
         let (presence, stop) = (node.presence.clone(), node.stop.clone());
         node.tasks.spawn(async move { presence.run(stop).await });
         node.tasks.spawn(maintenance::run_chat(Arc::downgrade(&node), node.stop.clone()));
+        if !follow.is_empty() && node.config.social.enabled {
+            let every = node.config.social.follow_every;
+            node.tasks.spawn(mirror::run(Arc::downgrade(&node), every, node.stop.clone()));
+        }
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
         if let Err(error) = node.services.start_configured(&node.config).await {
             node.close(START_GRACE).await;

@@ -9,6 +9,7 @@
 //! - [`conv`]: conversations, what is asked of them and answered
 //! - [`mls`]: MLS messages as a relay without keys reads them
 //! - [`link`]: what relays say to each other
+//! - [`polycentric`]: the social protocol, with rules of its own
 //! - [`registry`], [`balance`], [`route`]: what lives where in the federation, which instance, which way
 //! - [`frame`], [`error`]: the one frame, the one error
 
@@ -27,6 +28,7 @@ pub mod lease;
 pub mod link;
 pub mod mls;
 pub mod name;
+pub mod polycentric;
 pub mod registry;
 pub mod route;
 

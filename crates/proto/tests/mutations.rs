@@ -308,3 +308,47 @@ fn registries() {
     samples.push(lines.join("\n").into_bytes());
     run("gossip", &samples, entry::gossip);
 }
+
+/// Everything that the vectors of the social layer hold in hex.
+fn social_samples() -> Vec<Vec<u8>> {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("vectors/polycentric.json")).unwrap();
+    let mut samples = vec![
+        hex::decode(vectors["post_events_body_of_username_and_post_hex"].as_str().unwrap())
+            .unwrap(),
+    ];
+    for vector in vectors.as_object().unwrap().values() {
+        let Some(signed) = vector["signed_event_hex"].as_str() else { continue };
+        let signed = hex::decode(signed).unwrap();
+        // One event as the body of an upload.
+        let mut body = vec![0x0a];
+        let mut left = signed.len();
+        while left >= 0x80 {
+            body.push(left as u8 | 0x80);
+            left >>= 7;
+        }
+        body.push(left as u8);
+        body.extend_from_slice(&signed);
+        samples.push(body);
+    }
+    samples
+}
+
+#[test]
+fn social_events() {
+    run("social_events", &social_samples(), entry::social_events);
+}
+
+#[test]
+fn social_params() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("vectors/polycentric.json")).unwrap();
+    let mut samples = social_samples();
+    for text in vectors["query"].as_object().unwrap().values() {
+        let text = text.as_str().unwrap();
+        samples.push(text.as_bytes().to_vec());
+        samples.extend(relay_proto::polycentric::decode_param(text).map(|bytes| bytes.to_vec()));
+    }
+    samples.push(hex::decode(vectors["challenge"]["response_hex"].as_str().unwrap()).unwrap());
+    run("social_params", &samples, entry::social_params);
+}

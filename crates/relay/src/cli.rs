@@ -174,6 +174,8 @@ pub enum Command {
     Whoami(commands::session::Whoami),
     /// List and end your sessions
     Session(commands::session::SessionGroup),
+    /// Posts, people, topics (Polycentric)
+    Social(commands::social::SocialGroup),
     /// Saved relays
     Context(commands::context::ContextGroup),
     /// Who may do what
@@ -289,6 +291,7 @@ fn dispatch(app: &App, command: Command) -> Outcome {
             Command::Logout(command) => command.run(app).await,
             Command::Whoami(command) => command.run(app).await,
             Command::Session(command) => command.run(app).await,
+            Command::Social(command) => command.run(app).await,
             Command::Context(command) => command.run(app),
             Command::Acl(command) => command.run(app).await,
             Command::Quota(command) => command.run(app).await,

@@ -25,6 +25,7 @@ pub mod run;
 pub mod serve;
 pub mod services;
 pub mod session;
+pub mod social;
 pub mod store;
 pub mod topology;
 pub mod user;

@@ -17,6 +17,7 @@ mod plan;
 mod postgres;
 mod schema;
 mod sessions;
+mod social;
 mod sql;
 mod sqlite;
 mod store;
@@ -37,6 +38,10 @@ pub use postgres::{PostgresOptions, PostgresStore};
 pub use schema::{SCHEMA_VERSION, SchemaStatus};
 pub use sessions::{
     AuthTokenRow, Ending, NewSession, Opened, ProofFacts, Resumption, SessionLimits, SessionRow,
+};
+pub use social::{
+    Censored, ClaimsQuery, Count, IndexPage, IndexQuery, Ingest, IngestReport, Ingested,
+    MAX_ANSWER_EVENTS, ModerationState, Note, RefsQuery, SocialChange, SocialEvent, Waiting, Words,
 };
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use store::Store;

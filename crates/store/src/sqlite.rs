@@ -13,6 +13,7 @@ mod query;
 mod readers;
 mod retention;
 mod sessions;
+mod social;
 mod wal;
 mod writer;
 
@@ -36,6 +37,7 @@ use crate::{
 };
 use index::{DEFAULT_EVERY, IndexWriter, Recent, View};
 use readers::Readers;
+pub(crate) use social::{SqliteDb, ready};
 use writer::{SqliteWriter, Write};
 
 /// How the store is opened.
@@ -265,6 +267,9 @@ fn lock_dir(dir: &Path) -> Result<File> {
     }
 }
 
+/// Statements that a connection keeps prepared: more than there are.
+const STATEMENTS: usize = 256;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Writer,
@@ -280,7 +285,7 @@ fn open_connection(path: &Path, role: Role) -> Result<Connection> {
     } | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(Duration::from_secs(5))?;
-    conn.set_prepared_statement_cache_capacity(256);
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
     if role == Role::Writer {
         // Only for a new database: lets retention give space back.
         conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;

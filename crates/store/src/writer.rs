@@ -36,6 +36,8 @@ const MAX_EVENTS: usize = 2_000;
 const MAX_BYTES: usize = 2 << 20;
 /// Lease operations of one transaction.
 const MAX_LEASE_OPS: usize = 2_000;
+/// Other domains' writes of one transaction.
+const MAX_DOMAIN_WRITES: usize = 256;
 /// Expired leases handled in one transaction.
 const EXPIRY_BUDGET: usize = 1_000;
 
@@ -94,7 +96,7 @@ pub(crate) trait WriteBackend: 'static {
 /// A write of another domain.
 pub(crate) trait DomainWrite<B: ?Sized>: Send {
     /// Runs the statements. A refusal undoes this write alone.
-    fn run(&mut self, backend: &mut B);
+    async fn run(&mut self, backend: &mut B);
     /// Tells the caller, after the commit.
     fn finish(self, committed: Result<()>);
 }
@@ -347,6 +349,7 @@ impl<B: WriteBackend> Writer<B> {
     fn fill(&mut self, work: &mut Work<B::Domain>) {
         while work.stop.is_none()
             && work.leases.len() < MAX_LEASE_OPS
+            && work.domains.len() < MAX_DOMAIN_WRITES
             && let Ok(job) = self.urgent.try_recv()
         {
             self.take(work, job);
@@ -415,7 +418,7 @@ impl<B: WriteBackend> Writer<B> {
             self.rows_since_checkpoint += outcome.applied.rows.len();
         }
         for write in &mut work.domains {
-            write.run(&mut self.backend);
+            write.run(&mut self.backend).await;
         }
         if self.rows_since_checkpoint >= LEASE_CHECKPOINT_ROWS {
             self.backend.checkpoint_leases(&self.leases).await?;

@@ -21,6 +21,7 @@ use super::{pace::Pace, publish::Publishes, requests, retry_advice_ms, rpc::Call
 use crate::{
     auth::Caller,
     held::{self, Held},
+    social::watch::SocialWatch,
     stall::STUCK,
     subscriptions::{Fetched, Subscriptions},
 };
@@ -56,6 +57,8 @@ pub(super) struct Connection {
     pub subscriptions: Subscriptions,
     /// Who the session speaks for.
     speaker: Option<conv::Caller>,
+    /// What is told of the social layer.
+    pub social: SocialWatch,
     /// Calls of services under way.
     pub calls: Calls,
     socket: WebSocket,
@@ -89,6 +92,7 @@ enum Wake {
     Answer(Option<String>),
     Page(Fetched),
     Outbox,
+    Social(String),
     Rested,
     Ping,
     SessionOver(Over),
@@ -102,6 +106,7 @@ impl Connection {
         let this = Self {
             subscriptions: Subscriptions::new(node.clone()),
             held: Held::of(&node, &caller),
+            social: SocialWatch::default(),
             node,
             principal: caller.principal,
             address,
@@ -189,6 +194,7 @@ impl Connection {
                 Some(answer) = self.requests.next() => Wake::Answer(answer),
                 Some(answer) = self.calls.next() => Wake::Answer(Some(answer)),
                 () = outbox.filled() => Wake::Outbox,
+                frame = self.social.next() => Wake::Social(frame),
                 Some(page) = self.subscriptions.next_page() => Wake::Page(page),
                 message = self.socket.recv(),
                     if self.publishes.has_room()
@@ -216,6 +222,10 @@ impl Connection {
                 Wake::Answer(answer) => Box::pin(self.answer_requests(answer)).await?,
                 Wake::Rested => {}
                 Wake::Outbox => Box::pin(self.drain_outbox()).await?,
+                Wake::Social(frame) => {
+                    self.feed(frame).await?;
+                    self.flush().await?;
+                }
                 Wake::Page(page) => Box::pin(self.take_page(page)).await?,
                 Wake::Ping => {
                     let now = Instant::now();

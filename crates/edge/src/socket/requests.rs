@@ -62,6 +62,10 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
             on.subscriptions.watch_lock(&reader, frame.body()?).await?;
             Ok(Reply::None)
         }
+        "social.watch" => {
+            on.social.watch(&on.node, frame.body()?)?;
+            Ok(Reply::Now(encode("social.watching", frame.id.as_deref(), &serde_json::json!({}))))
+        }
         other => {
             if let Some(reply) = chat::handle(on, frame) {
                 return reply;

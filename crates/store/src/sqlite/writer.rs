@@ -136,7 +136,7 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Job for JobOf<T, F> {
 }
 
 impl DomainWrite<SqliteWriter> for Write {
-    fn run(&mut self, backend: &mut SqliteWriter) {
+    async fn run(&mut self, backend: &mut SqliteWriter) {
         self.0.run(&backend.conn);
     }
 
