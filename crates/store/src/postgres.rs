@@ -40,7 +40,7 @@ use names::ReadNames;
 pub(crate) use sessions::{plain as plain_text, user_lock};
 pub(crate) use social::PostgresDb;
 use social::SocialWrite;
-use writer::{NoDomain, PostgresWriter};
+use writer::PostgresWriter;
 
 /// How long a read waits for a free connection.
 const POOL_PATIENCE: Duration = Duration::from_secs(10);
