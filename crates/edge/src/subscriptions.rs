@@ -25,7 +25,10 @@ use relay_store::{Order, Page};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::homes::{Piece, Tail};
+use crate::{
+    feeds::{Feeds, Step, text},
+    homes::{Piece, Tail},
+};
 
 /// Subscriptions and watches of one connection.
 const MAX_PER_CONNECTION: usize = 1_000;
@@ -77,7 +80,12 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    fn new(t: &'static str, seq: Option<u64>, text: impl Into<Utf8Bytes>) -> Self {
+    /// A frame that was encoded before.
+    pub fn event(t: &'static str, seq: u64, frame: Bytes) -> Option<Self> {
+        Some(Self::new(t, Some(seq), text(frame)?))
+    }
+
+    pub fn new(t: &'static str, seq: Option<u64>, text: impl Into<Utf8Bytes>) -> Self {
         Self { t, seq, text: text.into() }
     }
 }
@@ -89,6 +97,8 @@ pub(crate) struct Subscriptions {
     by_id: HashMap<SubscriptionId, Box<Subscription>, ahash::RandomState>,
     names: HashMap<String, SubscriptionId, ahash::RandomState>,
     fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
+    /// Conversations and the inbox, once the first of them is followed.
+    feeds: Option<Box<Feeds>>,
     /// Streams of other homes. Boxed, since most connections have none.
     followed: Option<Box<FollowedTails>>,
 }
@@ -99,6 +109,34 @@ struct FollowedTails {
     tails: SelectAll<BoxStream<'static, (Arc<Following>, Piece)>>,
     /// Ends them by their name; what is under way then is dropped.
     names: HashMap<String, AbortHandle, ahash::RandomState>,
+}
+
+impl FollowedTails {
+    /// What another home sent next; `None` while nothing is followed.
+    async fn next(&mut self) -> Option<Sent> {
+        loop {
+            let (following, piece) = self.tails.next().await?;
+            let text = match piece {
+                Piece::Quiet => continue,
+                // Who watches over a socket asks for the state when it wants it; only what changed
+                // while the way was broken is told by it.
+                Piece::Event(event) if event.t == "lock.state" && !event.resumed => continue,
+                Piece::Event(event) if !matches!(&*event.t, "stream.closed" | "error") => {
+                    return Some(Sent::new("stream.event", None, event.data));
+                }
+                Piece::Event(event) => event.data,
+                Piece::Refused(problem) => encode_error(following.frame.as_deref(), &problem),
+                Piece::Ended { problem, cursor } => {
+                    let mut body = problem.members();
+                    body.insert("sub".into(), following.name.as_str().into());
+                    body.insert("cursor".into(), cursor.into());
+                    encode("stream.closed", None, &body)
+                }
+            };
+            self.names.remove(&following.name);
+            return Some(Sent::new("stream.closed", None, text));
+        }
+    }
 }
 
 /// What a stream of another home is called here.
@@ -125,22 +163,39 @@ struct Subscription {
     _permit: SubscriptionPermit,
 }
 
-/// A page for one subscription.
-pub(crate) struct Fetched {
-    id: SubscriptionId,
-    page: Result<Page, Problem>,
+/// Something was read from the store.
+pub(crate) enum Fetched {
+    /// A page for one subscription.
+    Events {
+        id: SubscriptionId,
+        page: Result<Page, Problem>,
+    },
+    Feed(Box<Step>),
+    /// A frame of another home.
+    Followed(Sent),
 }
 
 impl Subscriptions {
     pub fn new(node: Arc<Node>) -> Self {
+        let limits = OutboxLimits {
+            frames: node.live().chat.queue_frames as usize,
+            ..OutboxLimits::default()
+        };
         Self {
             node,
-            outbox: Arc::new(Outbox::new(OutboxLimits::default())),
+            outbox: Arc::new(Outbox::new(limits)),
             by_id: HashMap::default(),
             names: HashMap::default(),
             fetching: FuturesUnordered::new(),
             followed: None,
+            feeds: None,
         }
+    }
+
+    /// What is followed besides the event log.
+    pub fn feeds(&mut self) -> &mut Feeds {
+        self.feeds
+            .get_or_insert_with(|| Box::new(Feeds::new(self.node.clone(), self.outbox.clone())))
     }
 
     /// Begins a subscription; one of the same name ends.
@@ -215,47 +270,12 @@ impl Subscriptions {
         followed.names.insert(name.clone(), handle);
         let following = Arc::new(Following { name, frame });
         let pieces =
-            futures_util::stream::unfold((tail, following), |(mut tail, following)| async {
+            futures_util::stream::unfold((tail, following), |(mut tail, following)| async move {
                 let piece = tail.next().await?;
                 Some(((following.clone(), piece), (tail, following)))
             });
         followed.tails.push(Abortable::new(pieces, registration).boxed());
         Ok(())
-    }
-
-    /// What another home sent next; never completes, or with `None`, while nothing is followed.
-    pub async fn next_followed(&mut self) -> Option<Sent> {
-        let followed = self.followed.as_mut()?;
-        loop {
-            let (following, piece) = followed.tails.next().await?;
-            let is_lock = following.name.starts_with('\0');
-            match piece {
-                Piece::Quiet => {}
-                // Who watches over a socket asks for the state when it wants it; what changed while
-                // the way was broken is told by it.
-                Piece::Event(event) if event.t == "lock.state" && !event.resumed => {}
-                Piece::Event(event) => {
-                    if matches!(event.t.as_str(), "stream.closed" | "error") {
-                        followed.names.remove(&following.name);
-                    }
-                    return Some(Sent::new("stream.event", None, event.data));
-                }
-                Piece::Refused(problem) => {
-                    followed.names.remove(&following.name);
-                    let text = if is_lock {
-                        encode_error(following.frame.as_deref(), &problem)
-                    } else {
-                        let mut body = problem.members();
-                        body.insert("sub".into(), following.name.as_str().into());
-                        match &following.frame {
-                            Some(id) => encode_error(Some(id), &problem),
-                            None => encode("stream.closed", None, &body),
-                        }
-                    };
-                    return Some(Sent::new("stream.closed", None, text));
-                }
-            }
-        }
     }
 
     pub async fn unsubscribe(&mut self, asked: Unsubscribe) -> Result<(), Problem> {
@@ -293,12 +313,27 @@ impl Subscriptions {
 
     /// The next page that was fetched; never completes while none is under way.
     pub async fn next_page(&mut self) -> Option<Fetched> {
-        self.fetching.next().await
+        let Self { fetching, feeds, followed, .. } = self;
+        if feeds.is_none() && followed.is_none() {
+            return fetching.next().await;
+        }
+        let step = async { feeds.as_mut()?.next_step().await };
+        let sent = async { followed.as_mut()?.next().await };
+        tokio::select! {
+            Some(fetched) = fetching.next() => Some(fetched),
+            Some(step) = step => Some(Fetched::Feed(Box::new(step))),
+            Some(sent) = sent => Some(Fetched::Followed(sent)),
+            else => None,
+        }
     }
 
     /// The frames of a page; then the next page is fetched, or the subscription joins the live tail.
     pub async fn take_page(&mut self, fetched: Fetched) -> Vec<Sent> {
-        let Fetched { id, page } = fetched;
+        let (id, page) = match fetched {
+            Fetched::Events { id, page } => (id, page),
+            Fetched::Feed(step) => return self.feeds().take_step(*step),
+            Fetched::Followed(sent) => return vec![sent],
+        };
         let Some(mut sub) = self.by_id.remove(&id) else { return Vec::new() };
         let page = match page {
             Ok(page) => page,
@@ -335,7 +370,9 @@ impl Subscriptions {
     pub fn take_item(&mut self, item: Item) -> Option<Sent> {
         match item {
             Item::Event { to, frame, seq } => {
-                let sub = self.by_id.get_mut(&to)?;
+                let Some(sub) = self.by_id.get_mut(&to) else {
+                    return self.feeds.as_mut()?.take_event(to, frame, seq);
+                };
                 sub.seen = seq.max(sub.seen);
                 let position = (seq > 0).then_some(seq);
                 Some(Sent::new("stream.event", position, text(frame)?))
@@ -350,8 +387,13 @@ impl Subscriptions {
                 let sub = self.by_id.get(&to)?;
                 Some(self.live_frame(sub))
             }
+            Item::Expelled { to } => self.feeds.as_mut()?.expelled(to),
+            Item::State { frame, .. } => Some(Sent::new("presence.update", None, text(frame)?)),
             Item::Lagging { to, after_seq, remembered } => {
-                let mut sub = self.by_id.remove(&to)?;
+                let Some(mut sub) = self.by_id.remove(&to) else {
+                    self.feeds.as_mut()?.lag(to, after_seq);
+                    return None;
+                };
                 sub.seen = after_seq;
                 let joined = remembered
                     && self.node.fanout.try_join(self.joining(to, &sub, Some(after_seq)));
@@ -371,14 +413,20 @@ impl Subscriptions {
 
     /// Whether anything is still subscribed or watched.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.names.is_empty() && self.feeds.as_ref().is_none_or(|feeds| feeds.is_empty())
     }
 
     /// The last words to a connection that does not read: where each subscription can go on.
     pub fn farewells(&self) -> Vec<Sent> {
         let code = Code::SlowConsumer.as_str();
         let body = || closing(code, "nothing was read for too long");
-        self.by_id.values().map(|sub| self.closed_frame(sub, body())).collect()
+        let mut sent: Vec<Sent> =
+            self.by_id.values().map(|sub| self.closed_frame(sub, body())).collect();
+        if self.feeds.as_ref().is_some_and(|feeds| !feeds.is_empty()) {
+            let problem = Problem::new(Code::SlowConsumer, "nothing was read for too long");
+            sent.push(Sent::new("error", None, encode_error(None, &problem)));
+        }
+        sent
     }
 
     pub async fn leave_all(&mut self) {
@@ -386,6 +434,7 @@ impl Subscriptions {
             self.node.fanout.leave(id).await;
         }
         self.by_id.clear();
+        self.feeds = None;
     }
 
     async fn end_named(&mut self, name: &str) -> bool {
@@ -434,7 +483,7 @@ impl Subscriptions {
         };
         self.fetching.push(Box::pin(async move {
             let page = node.events.page(&reader, question).await.map(|(page, _)| page);
-            Fetched { id, page }
+            Fetched::Events { id, page }
         }));
     }
 
@@ -489,11 +538,6 @@ impl Subscriptions {
 
 fn closing(code: &str, message: &str) -> Map<String, Value> {
     Map::from_iter([("code".into(), code.into()), ("message".into(), message.into())])
-}
-
-/// Frames are built from text; anything else is a fault of ours that must not end the connection.
-fn text(frame: Bytes) -> Option<Utf8Bytes> {
-    Utf8Bytes::try_from(frame).inspect_err(|_| tracing::error!("a frame is not text")).ok()
 }
 
 /// `{"v":1,"t":"stream.event","body":{"sub":"…",`

@@ -114,6 +114,12 @@ pub trait Link: Send + Sync + fmt::Debug {
         body: Option<ByteStream>,
     ) -> BoxFuture<'static, Result<Answered, LinkError>>;
 
+    /// Does the work for a request of this link beside the link's own, in its task: no other task has to be
+    /// woken for it. The work ends with the link, and must not block.
+    fn run(&self, work: BoxFuture<'static, ()>) {
+        drop(tokio::spawn(work));
+    }
+
     /// Asks the other side to move, lets what is under way finish within `within`, and closes.
     fn drain(&self, reason: &str, within: Duration);
 
@@ -147,8 +153,8 @@ pub trait Answering: Send {
 
 /// What links tell. Called from a link's own task: must be quick and never block.
 pub trait LinkEvents: Send + Sync {
-    /// A link is up: authenticated, welcomed, ready. A warm standby that this side dialled is told only
-    /// when it comes into use.
+    /// A link is up: authenticated, welcomed, ready. A spoke uses the first that came up until it ends or
+    /// is left (`goaway`); others are spares.
     fn up(&self, link: Arc<dyn Link>);
 
     /// A message that wants no answer through [`Answering`]: registration, heartbeat, discovery,

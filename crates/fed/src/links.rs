@@ -205,7 +205,7 @@ impl Links {
         }
         self.0.counters.count(Kind::Accepted, "up");
         tracing::info!(peer = %relay, remote = ?arrival.remote, "link accepted");
-        handle.promote();
+        handle.tell_up();
         if self.0.stop.is_cancelled() {
             handle.drain("stopping", GRACE);
         }

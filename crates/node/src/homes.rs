@@ -120,7 +120,7 @@ impl Node {
     ) -> Answered {
         let forward =
             Forward { operation: operation.to_owned(), request, caller: Caller::local(), grant };
-        let answered = self.federated.federation.forward(home.clone(), forward, patience).await;
+        let answered = self.federated().federation.forward(home.clone(), forward, patience).await;
         answered.map_err(|problem| match problem.code {
             // The way there, not the thing asked for.
             Code::HomeUnreachable | Code::NotFound if problem.extra.contains_key("rpc_code") => {
@@ -133,12 +133,12 @@ impl Node {
 
     /// From now on requests of other relays are served.
     pub fn open_door(&self, door: Arc<dyn Door>) {
-        self.federated.door.set(Some(door));
+        self.door.set(Some(door));
     }
 
     /// From now on they are not.
     pub fn close_door(&self) {
-        self.federated.door.set(None);
+        self.door.set(None);
     }
 }
 

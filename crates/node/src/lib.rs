@@ -2,14 +2,17 @@
 //!
 //! [`Node::start`] builds everything below the doors from a [`config::Config`]; `relay-edge` puts doors before it.
 
+mod chat;
 pub mod config;
 mod connections;
 pub mod federation;
 mod gate;
 pub mod homes;
 mod identity;
+pub mod join;
 mod maintenance;
 pub mod metrics;
+mod mirror;
 mod node;
 mod reload;
 pub mod services;
@@ -17,9 +20,10 @@ mod settings;
 mod start;
 
 pub use connections::{Connections, Place};
-pub use federation::Federated;
+pub use federation::{Decision, Federated};
 pub use gate::Reader;
 pub use identity::{Identity, IdentityError, write_secret};
+pub use mirror::{Mirror, Mirrors};
 pub use node::Node;
 pub use reload::{LastReload, ReloadError, Reloaded, Reread};
 pub use services::{ServiceSpec, Services, Way};

@@ -8,14 +8,22 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
+use rand_core::{OsRng, RngCore};
 use relay_actors::{BodyStream, Reply};
 use relay_core::{
+    attachments::Attachments,
     audit::Audit,
+    conversations::Conversations,
     events::Events,
     fanout::Fanout,
+    inbox::Inboxes,
+    key_packages::KeyPackages,
     locks::Locks,
     policy::{Op, Policy, Principal, quota::Quotas},
+    presence::Presence,
     sessions::Sessions,
+    social::Social,
 };
 use relay_proto::{Call, CallError, Caller, EventLimits, Namespace, Problem};
 use relay_store::{Clock, Store};
@@ -23,8 +31,17 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config, connections::Connections, federation::Federated, gate::Reader, homes::Homes,
-    identity::Identity, metrics::Metrics, reload::Live, services::Services, settings,
+    config::Config,
+    connections::Connections,
+    federation::Federated,
+    gate::Reader,
+    homes::{DoorFrame, Homes},
+    identity::Identity,
+    metrics::Metrics,
+    mirror::Mirrors,
+    reload::Live,
+    services::Services,
+    settings,
 };
 
 /// A running relay without its doors.
@@ -42,10 +59,20 @@ pub struct Node {
     pub policy: Arc<Policy>,
     pub quotas: Arc<Quotas>,
     pub sessions: Arc<Sessions>,
+    pub conversations: Arc<Conversations>,
+    pub inboxes: Arc<Inboxes>,
+    pub key_packages: KeyPackages,
+    pub presence: Arc<Presence>,
+    pub attachments: Arc<Attachments>,
     pub audit: Arc<Audit>,
+    pub social: Arc<Social>,
+    /// Identities that are fetched from other servers.
+    pub mirrors: Mirrors,
     pub services: Arc<Services>,
-    pub federated: Arc<Federated>,
+    pub(crate) federated: ArcSwap<Federated>,
     pub homes: Homes,
+    /// Where requests that other relays forward come in.
+    pub(crate) door: DoorFrame,
     pub connections: Connections,
     pub metrics: Arc<Metrics>,
     /// Unix nanoseconds.
@@ -97,9 +124,21 @@ impl Node {
         outcome
     }
 
+    /// Links, routes and registry as they are now; joining a hub makes new ones.
+    pub fn federated(&self) -> Arc<Federated> {
+        self.federated.load_full()
+    }
+
     /// The limits of events in force now.
     pub fn event_limits(&self) -> EventLimits {
         settings::event_limits(&self.live.current())
+    }
+
+    /// Bytes that nobody can guess.
+    pub fn random_bytes(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        OsRng.fill_bytes(&mut bytes);
+        bytes
     }
 
     /// From now on `/readyz` says no, so that load balancers look elsewhere.
@@ -137,11 +176,14 @@ impl Node {
     /// Ends the node's tasks and closes the store; the doors must be closed before.
     pub async fn close(&self, within: Duration) {
         self.stop.cancel();
-        self.federated.close(within).await;
+        self.federated().close(within).await;
         self.services.close(within).await;
         self.tasks.close();
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "tasks did not end in time");
+        }
+        if tokio::time::timeout(within, self.conversations.close()).await.is_err() {
+            tracing::warn!("conversations did not come to rest in time");
         }
         self.keep_usage().await;
         self.store.close().await;

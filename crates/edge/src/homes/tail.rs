@@ -27,8 +27,10 @@ pub(crate) enum Piece {
     Event(Event),
     /// Nothing, but the stream goes on: readers who watch the clock are told.
     Quiet,
-    /// The home does not take it (any more). The last piece.
+    /// The home never took it. The last piece.
     Refused(Problem),
+    /// The home does not go on with it. The last piece.
+    Ended { problem: Problem, cursor: Option<String> },
 }
 
 /// One server-sent event.
@@ -163,7 +165,7 @@ impl Tail {
     async fn ask_again(&mut self) -> Option<Piece> {
         if self.opened {
             // A link that is back is noticed sooner than the wait is over.
-            let mut changes = self.node.federated.federation.changes();
+            let mut changes = self.node.federated().federation.changes();
             tokio::time::sleep(FIRST_WAIT).await;
             let _ = tokio::time::timeout(self.wait, changes.changed()).await;
             self.wait = (self.wait * 2).min(LONGEST_WAIT);
@@ -187,7 +189,8 @@ impl Tail {
             return Some(Piece::Quiet);
         }
         self.over = true;
-        Some(Piece::Refused(problem))
+        let cursor = self.cursor.clone();
+        Some(if self.opened { Piece::Ended { problem, cursor } } else { Piece::Refused(problem) })
     }
 
     /// The stream as the answer to a client, until its session is over.
@@ -210,7 +213,7 @@ impl Tail {
                 let chunk = match piece {
                     Piece::Quiet => Bytes::from_static(b": ping\n\n"),
                     Piece::Event(event) => event.encode().into(),
-                    Piece::Refused(problem) => {
+                    Piece::Refused(problem) | Piece::Ended { problem, .. } => {
                         let mut body = problem.members();
                         body.insert("cursor".into(), tail.cursor.clone().into());
                         let data = encode("stream.closed", None, &body);

@@ -7,7 +7,7 @@ use relay_proto::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{connection::Connection, rpc, session};
+use super::{chat, connection::Connection, rpc, session};
 use crate::{
     homes::{self, Carried, Tail},
     locks,
@@ -21,8 +21,8 @@ pub(super) enum Reply {
     Now(String),
     /// And then the socket is closed.
     Last(String),
-    /// When it is done; others go on meanwhile.
-    Later(BoxFuture<'static, String>),
+    /// When it is done, if there is anything to tell; others go on meanwhile.
+    Later(BoxFuture<'static, Option<String>>),
 }
 
 /// Serves one frame.
@@ -39,7 +39,7 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
             let asked: Subscribe = frame.body()?;
             if let Some(home) = homes::home_of_filters(&on.node, &asked.filters)? {
                 let carried = Carried::post("/v1/events/stream".into(), frame.body)?;
-                let tail = Tail::new(on.node.clone(), home, carried, on.speaker());
+                let tail = Tail::new(on.node.clone(), home, carried, on.asker());
                 let id = frame.id.as_deref().map(str::to_owned);
                 on.subscriptions.follow(asked.sub, id, tail).await?;
                 return Ok(Reply::None);
@@ -72,10 +72,10 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
             locks::need_key(&on.principal)?;
             let asked: WatchLock = frame.body()?;
             if let Some((home, carried, _)) =
-                homes::lock_frame(&on.node, &on.speaker(), "lock.watch", frame.body)?
+                homes::lock_frame(&on.node, &on.asker(), "lock.watch", frame.body)?
             {
                 let name = asked.name();
-                let tail = Tail::new(on.node.clone(), home, carried, on.speaker());
+                let tail = Tail::new(on.node.clone(), home, carried, on.asker());
                 let id = frame.id.as_deref().map(str::to_owned);
                 on.subscriptions.follow(name, id, tail).await?;
                 return Ok(Reply::None);
@@ -84,7 +84,14 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
             on.subscriptions.watch_lock(&reader, asked).await?;
             Ok(Reply::None)
         }
+        "social.watch" => {
+            on.social.watch(&on.node, frame.body()?)?;
+            Ok(Reply::Now(encode("social.watching", frame.id.as_deref(), &serde_json::json!({}))))
+        }
         other => {
+            if let Some(reply) = chat::handle(on, frame) {
+                return reply;
+            }
             let area = other.split('.').next().unwrap_or_default();
             if matches!(area, "conv" | "presence" | "rpc" | "inbox" | "session") {
                 locks::need_key(&on.principal)?;
@@ -113,21 +120,21 @@ where
     let body: B = frame.body()?;
     let id = frame.id.as_deref().map(str::to_owned);
     if let Some((home, carried, grant)) =
-        homes::lock_frame(&on.node, &on.speaker(), &frame.t, frame.body)?
+        homes::lock_frame(&on.node, &on.asker(), &frame.t, frame.body)?
     {
         let node = on.node.clone();
         return Ok(Reply::Later(Box::pin(async move {
-            match homes::answer_frame(&node, &home, &carried, grant).await {
+            Some(match homes::answer_frame(&node, &home, &carried, grant).await {
                 Ok(answer) => encode(t, id.as_deref(), &answer),
                 Err(problem) => encode_error(id.as_deref(), &problem),
-            }
+            })
         })));
     }
     let (node, who) = (on.node.clone(), on.principal);
     Ok(Reply::Later(Box::pin(async move {
-        match run(node, who, body).await {
+        Some(match run(node, who, body).await {
             Ok(answer) => encode(t, id.as_deref(), &answer),
             Err(problem) => encode_error(id.as_deref(), &problem),
-        }
+        })
     })))
 }

@@ -81,7 +81,6 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     let mut encoding = Encoding::Json;
-    #[expect(clippy::result_large_err, reason = "the library's signature")]
     let choose = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
         let offered = request.headers().get(SEC_WEBSOCKET_PROTOCOL);
         if let Some(offered) = offered.and_then(|offered| offered.to_str().ok()) {
