@@ -321,3 +321,52 @@ async fn a_home_out_of_reach_says_so_and_a_ring_of_homes_ends() {
         assert_eq!(count(house, "").await, 0);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_retried_over_breaking_links_is_done_once() {
+    let pair = Pair::open().await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let cutting = async {
+        let mut cuts = 0;
+        while stop.run_until_cancelled(pair.linked()).await.is_some() {
+            // Not at once: now before a request, now in the middle of it, now after it.
+            tokio::time::sleep(Duration::from_micros(300 * (cuts % 13))).await;
+            pair.cut();
+            cuts += 1;
+        }
+    };
+    let total = 25;
+    let working = async {
+        let client = pair.client();
+        for n in 0..total {
+            let event = event("far/x", n);
+            let sent = loop {
+                let answer = publish(&pair.edge, &event).await;
+                match answer.code().as_str() {
+                    "home_unreachable" | "timeout" => {}
+                    _ => break answer,
+                }
+            };
+            assert!(sent.status < 300, "{}", sent.body);
+            let mut ask = LockRequest::new(format!("r/{n}")).unwrap();
+            ask.ns = "far/x".parse().unwrap();
+            let grant = loop {
+                match client.acquire(&ask).await {
+                    Err(error) if error.is_transient() => {}
+                    done => break done.unwrap(),
+                }
+            };
+            assert_eq!(grant.fencing_token, 1);
+        }
+        stop.cancel();
+    };
+    tokio::join!(cutting, working);
+    assert_eq!(count(&pair.home, "ns=far/x").await, total);
+    let mut history = 0;
+    for n in 0..total {
+        let path = format!("/v1/lock-history?ns=far/x&resource=r/{n}");
+        history +=
+            pair.home.raw("GET", &path, &[], "").await.json()["items"].as_array().unwrap().len();
+    }
+    assert_eq!(history as u64, total);
+}
