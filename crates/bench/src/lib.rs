@@ -3,6 +3,7 @@
 //! - [`scenario`]: the loads; [`report`]: what they found
 //! - [`load`], [`publish`], [`relay`]: signed events made ahead, and how they are sent
 //! - [`ws`], [`http`]: clients that cost next to nothing, as they share the server's cores
+//! - [`throttle`]: a slow line
 //! - [`server`], [`proc`]: starting servers, and what the kernel says about them
 //! - `peer` (feature `peers`): nostr-rs-relay, etcd, Redis, PostgreSQL, NATS
 
@@ -17,4 +18,5 @@ pub mod relay;
 pub mod report;
 pub mod scenario;
 pub mod server;
+pub mod throttle;
 pub mod ws;

@@ -17,7 +17,7 @@ use relay_fed::{
     link::Role,
     links::{Adapted, Arrival, Packet, dial::websocket_config},
 };
-use relay_node::{Federated, Node};
+use relay_node::{Decision, Node, join::Joined};
 use relay_proto::{
     Call, Code, Problem, RelayId, ServiceName,
     link::{Encoding, handshake::Offer},
@@ -29,7 +29,7 @@ use utoipa::ToSchema;
 use crate::{
     auth, body, calls,
     params::Params,
-    peer::Peer,
+    peer::{Certificates, Peer},
     reply::{Refused, Reply, no_store},
 };
 
@@ -40,7 +40,7 @@ pub(crate) async fn link(
     request: Request,
 ) -> Reply {
     let (parts, _) = request.into_parts();
-    let federated = node.federated.clone();
+    let federated = node.federated();
     if federated.role == Role::Home {
         return Err(
             Problem::forbidden("this is a home relay: it dials out and takes no links").into()
@@ -71,7 +71,8 @@ pub(crate) async fn link(
         .max_frame_size(limits.max_frame_size.unwrap_or(usize::MAX));
     let chosen = upgrade.selected_protocol().and_then(|protocol| protocol.to_str().ok());
     let encoding = chosen.map_or(Encoding::Json, Encoding::choose);
-    let arrival = Arrival { remote, certificates: Vec::new() };
+    let certificates = parts.extensions.get::<Certificates>().map(|shown| shown.0.to_vec());
+    let arrival = Arrival { remote, certificates: certificates.unwrap_or_default() };
     Ok(upgrade.on_upgrade(move |socket| async move {
         let socket = Adapted::new(socket, read, write);
         Box::pin(federated.links.accept(ticket, socket, encoding, arrival)).await;
@@ -113,13 +114,13 @@ pub(crate) async fn federation_registry(State(node): State<Arc<Node>>, request: 
 fn listed(node: &Node, request: &Request, own: bool) -> Reply {
     let params = Params::parse(request.uri().query())?;
     let name: Option<ServiceName> = params.parsed("name")?;
-    let found = node.federated.federation.services(&ServiceQuery { name, own });
+    let found = node.federated().federation.services(&ServiceQuery { name, own });
     Ok(no_store(StatusCode::OK, &found))
 }
 
 /// `GET /federation/peers`.
 pub(crate) async fn peers(State(node): State<Arc<Node>>) -> Reply {
-    let peers = node.federated.federation.peers();
+    let peers = node.federated().federation.peers();
     Ok(no_store(StatusCode::OK, &json!({ "relay": node.identity.relay_id, "peers": peers })))
 }
 
@@ -136,7 +137,7 @@ pub(crate) async fn add_peer(State(node): State<Arc<Node>>, request: Request) ->
     let bytes = body::read(&parts.headers, body, body::SMALL).await?;
     let actor = admin(&node, &parts, &bytes).await?;
     let PeerBody { url } = body::parse(&bytes)?;
-    node.federated.add_peer(&url)?;
+    node.federated().add_peer(&url)?;
     node.audit.done(&actor, "peer.add", &url, None).await?;
     Ok(no_store(StatusCode::ACCEPTED, &json!({ "url": url })))
 }
@@ -150,7 +151,7 @@ pub(crate) async fn remove_peer(
     let (parts, _) = request.into_parts();
     let actor = admin(&node, &parts, &[]).await?;
     let relay = relay_id(&id)?;
-    if !node.federated.remove_peer(&relay) {
+    if !node.federated().remove_peer(&relay) {
         return Err(Problem::not_found(format!("'{id}' is no peer of this hub")).into());
     }
     node.audit.done(&actor, "peer.remove", &id, None).await?;
@@ -159,7 +160,7 @@ pub(crate) async fn remove_peer(
 
 /// `GET /federation/spokes`: home relays linked to this hub.
 pub(crate) async fn spokes(State(node): State<Arc<Node>>) -> Reply {
-    let spokes = node.federated.federation.spokes();
+    let spokes = node.federated().federation.spokes();
     Ok(no_store(StatusCode::OK, &json!({ "relay": node.identity.relay_id, "spokes": spokes })))
 }
 
@@ -172,26 +173,87 @@ pub(crate) async fn kick_spoke(
     let (parts, _) = request.into_parts();
     let actor = admin(&node, &parts, &[]).await?;
     let relay = relay_id(&id)?;
-    if !node.federated.federation.kick(&relay) {
+    if !node.federated().federation.kick(&relay) {
         return Err(Problem::not_found(format!("'{id}' is not linked to this hub")).into());
     }
     node.audit.done(&actor, "spoke.kick", &id, None).await?;
     Ok(no_store(StatusCode::OK, &json!({ "id": id })))
 }
 
+/// The body of `POST /v1/federation/join`: a join code, or what is in one.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct JoinBody {
+    /// `relay-join-v1.…`
+    code: String,
+    /// Hubs to turn to when that one is out of reach.
+    #[serde(default)]
+    fallback: Vec<String>,
+}
+
+/// `POST /v1/federation/join`: becomes a spoke of the code's hub.
+pub(crate) async fn join(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(&parts.headers, body, body::SMALL).await?;
+    let actor = admin(&node, &parts, &bytes).await?;
+    let JoinBody { code, fallback } = body::parse(&bytes)?;
+    let joined = Joined::from_code(&code, node.clock.wall_ns() / 1_000_000)?;
+    let joined = Joined { fallback, ..joined };
+    let url = joined.url.clone();
+    node.join(joined).await?;
+    node.audit.done(&actor, "federation.join", &url, None).await?;
+    Ok(no_store(StatusCode::ACCEPTED, &json!({ "url": url })))
+}
+
+/// `DELETE /v1/federation/join`: leaves the hub that was joined.
+pub(crate) async fn leave(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (parts, _) = request.into_parts();
+    let actor = admin(&node, &parts, &[]).await?;
+    if !node.leave().await? {
+        return Err(Problem::not_found("this relay has joined no hub").into());
+    }
+    node.audit.done(&actor, "federation.leave", "", None).await?;
+    Ok(no_store(StatusCode::OK, &json!({ "status": "ok" })))
+}
+
+/// The body of `POST /federation/spokes`: a pattern over ids (`*.home`), or a key.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct SpokesBody {
+    /// Whom to let in from now on.
+    allow: Option<String>,
+    /// Whom to shut out, links that are up included.
+    deny: Option<String>,
+}
+
+/// `POST /federation/spokes`: decides which home relays may link.
+pub(crate) async fn decide_spokes(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(&parts.headers, body, body::SMALL).await?;
+    let actor = admin(&node, &parts, &bytes).await?;
+    let (pattern, decision, action) = match body::parse(&bytes)? {
+        SpokesBody { allow: Some(pattern), deny: None } => {
+            (pattern, Decision::Allow, "spoke.allow")
+        }
+        SpokesBody { allow: None, deny: Some(pattern) } => (pattern, Decision::Deny, "spoke.deny"),
+        _ => return Err(Problem::invalid("one of 'allow' and 'deny'").into()),
+    };
+    let closed = node.federated().decide(&pattern, decision)?;
+    node.audit.done(&actor, action, &pattern, None).await?;
+    Ok(no_store(StatusCode::OK, &json!({ "pattern": pattern, "closed": closed })))
+}
+
 /// `GET /federation/health`.
 pub(crate) async fn health(State(node): State<Arc<Node>>) -> Reply {
-    Ok(no_store(StatusCode::OK, &node.federated.federation.health()))
+    Ok(no_store(StatusCode::OK, &node.federated().federation.health()))
 }
 
 /// `GET /federation/topology`.
 pub(crate) async fn topology(State(node): State<Arc<Node>>) -> Reply {
-    Ok(no_store(StatusCode::OK, &node.federated.federation.topology()))
+    Ok(no_store(StatusCode::OK, &node.federated().federation.topology()))
 }
 
 /// `GET /status`: what this node is; a home relay's hub, since when, how far.
 pub(crate) async fn status(State(node): State<Arc<Node>>) -> Reply {
-    let federated: &Federated = &node.federated;
+    let federated = node.federated();
     let mut status = serde_json::to_value(federated.federation.status()).unwrap_or_default();
     status["version"] = env!("CARGO_PKG_VERSION").into();
     status["key"] = node.identity.node_id().to_string().into();
@@ -208,7 +270,7 @@ pub(crate) async fn resolve(State(node): State<Arc<Node>>, request: Request) -> 
     let id = params.get("gateway_id").filter(|id| !id.is_empty());
     let id = id.ok_or_else(|| Problem::invalid("gateway_id is missing"))?;
     let relay = relay_id(id)?;
-    let found = node.federated.resolve(&relay);
+    let found = node.federated().resolve(&relay);
     let found = found.ok_or_else(|| Problem::not_found(format!("'{id}' is not known here")))?;
     Ok(no_store(StatusCode::OK, &found))
 }
@@ -226,7 +288,7 @@ pub(crate) async fn explain(State(node): State<Arc<Node>>, request: Request) -> 
     let caller = calls::http_caller(&node, &parts, &who)?;
     let Asked { method, params } = body::parse(&bytes)?;
     let call = Call::from_rpc(&method, params).map_err(Problem::from)?;
-    let explained = node.federated.federation.explain(&call, &caller).await;
+    let explained = node.federated().federation.explain(&call, &caller).await;
     Ok(no_store(StatusCode::OK, &explained))
 }
 

@@ -1,6 +1,11 @@
 //! Where a connection comes from.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use rustls::pki_types::CertificateDer;
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +18,10 @@ pub enum Peer {
     /// The local socket, by the user id that the kernel vouches for.
     Local { uid: u32, operator: bool },
 }
+
+/// The certificates that the other end proved to hold, its own first; only where links use them.
+#[derive(Debug, Clone)]
+pub(crate) struct Certificates(pub Arc<[CertificateDer<'static>]>);
 
 impl Peer {
     /// Whether nothing between here and there could be another machine.

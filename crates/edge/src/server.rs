@@ -16,6 +16,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use relay_node::{Node, metrics::Metrics};
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -24,7 +25,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use crate::{acme::Acme, info, peer::Peer, routes, stall::Guarded, tls};
+use crate::{
+    acme::Acme,
+    info,
+    peer::{Certificates, Peer},
+    routes,
+    stall::Guarded,
+    tls,
+};
 
 /// Time for a client to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -75,9 +83,10 @@ impl Doors {
     pub async fn open(node: Arc<Node>) -> Result<Self, OpenError> {
         let config = &node.config;
         let acme = Acme::of(config, node.metrics.clone());
+        let clients = tls::clients(&config.federation)?;
         let acceptor = match (&config.tls.cert_file, &config.tls.key_file) {
-            (Some(cert), Some(key)) => Some(tls::acceptor(&cert.0, &key.0)?),
-            _ => acme.as_ref().map(|acme| tls::acceptor_of(acme.certificates())),
+            (Some(cert), Some(key)) => Some(tls::acceptor(&cert.0, &key.0, clients)?),
+            _ => acme.as_ref().map(|acme| tls::acceptor_of(acme.certificates(), clients)),
         };
         let shared = Shared {
             router: routes::router(node.clone()),
@@ -187,17 +196,23 @@ async fn accept_tcp(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared
         tasks.spawn(async move {
             let peer = Peer::Tcp { addr, tls: acceptor.is_some() };
             match acceptor {
-                None => serve(stream, peer, shared).await,
+                None => serve(stream, peer, None, shared).await,
                 Some(acceptor) => {
                     let handshake =
                         tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = handshake {
-                        serve(stream, peer, shared).await;
+                        let shown = stream.get_ref().1.peer_certificates();
+                        let shown = shown.map(|shown| Certificates(owned(shown)));
+                        serve(stream, peer, shown, shared).await;
                     }
                 }
             }
         });
     }
+}
+
+fn owned(shown: &[CertificateDer<'_>]) -> Arc<[CertificateDer<'static>]> {
+    shown.iter().map(|one| one.clone().into_owned()).collect()
 }
 
 async fn accept_local(listener: UnixListener, shared: Shared) {
@@ -213,7 +228,7 @@ async fn accept_local(listener: UnixListener, shared: Shared) {
         };
         let Ok(uid) = stream.peer_cred().map(|cred| cred.uid()) else { continue };
         let peer = Peer::Local { uid, operator: uid == own || uid == 0 };
-        shared.tasks.spawn(serve(stream, peer, shared.clone()));
+        shared.tasks.spawn(serve(stream, peer, None, shared.clone()));
     }
 }
 
@@ -221,12 +236,16 @@ async fn accept_local(listener: UnixListener, shared: Shared) {
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: Peer,
+    certificates: Option<Certificates>,
     shared: Shared,
 ) {
     let router = shared.router;
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(peer);
+        if let Some(certificates) = certificates.clone() {
+            request.extensions_mut().insert(certificates);
+        }
         router.clone().call(request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -67,7 +67,7 @@ impl Shared {
             "[federation]\nconnect = \"{url}\"\npsk_file = {psk:?}\n[[script]]\nfile = {file:?}\n"
         );
         let spoke = House::open_as(id, &config).await;
-        spoke.until("hub", |node| node.federated.federation.status().is_attached).await;
+        spoke.until("hub", |node| node.federated().federation.status().is_attached).await;
         spoke
     }
 }
@@ -91,7 +91,7 @@ async fn until_known(house: &House, service: &str) {
     let name = service.parse().unwrap();
     house
         .until(service, |node| {
-            let found = node.federated.federation.services(&Default::default());
+            let found = node.federated().federation.services(&Default::default());
             found.services.iter().any(|entry| entry.service_name == name)
         })
         .await;
@@ -179,7 +179,7 @@ async fn spokes_call_each_other_through_hubs() {
     let name = "shop".parse().unwrap();
     hub_a
         .until("withdrawal", |node| {
-            let found = node.federated.federation.services(&Default::default());
+            let found = node.federated().federation.services(&Default::default());
             !found.services.iter().any(|entry| entry.service_name == name)
         })
         .await;
@@ -207,7 +207,7 @@ async fn who_may_not_link_is_told_why() {
     let config = format!("[federation]\nconnect = \"{url}\"\npsk_file = {psk:?}\n");
     let thief = House::open_as("alice.home", &config).await;
     let refused = |node: &relay_node::Node, word: &str| {
-        let status = node.federated.uplink().unwrap();
+        let status = node.federated().uplink().unwrap();
         status.refused.is_some_and(|why| why.contains(word))
     };
     thief.until("refusal", |node| refused(node, "another key")).await;
@@ -224,10 +224,10 @@ async fn who_may_not_link_is_told_why() {
     let token = shared.path("token");
     let joined = format!("[federation]\nconnect = \"{url}\"\njoin_token_file = {token:?}\n");
     let stranger = stranger.reopen_as("eve.home", &joined).await;
-    stranger.until("hub", |node| node.federated.federation.status().is_attached).await;
+    stranger.until("hub", |node| node.federated().federation.status().is_attached).await;
     let stranger =
         stranger.reopen_as("eve.home", &format!("[federation]\nconnect = \"{url}\"\n")).await;
-    stranger.until("hub", |node| node.federated.federation.status().is_attached).await;
+    stranger.until("hub", |node| node.federated().federation.status().is_attached).await;
 
     let metrics = hub.node.metrics_text();
     assert!(metrics.contains("reason=\"borrowed_id\""), "{metrics}");

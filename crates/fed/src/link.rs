@@ -114,6 +114,12 @@ pub trait Link: Send + Sync + fmt::Debug {
         body: Option<ByteStream>,
     ) -> BoxFuture<'static, Result<Answered, LinkError>>;
 
+    /// Does the work for a request of this link beside the link's own, in its task: no other task has to be
+    /// woken for it. The work ends with the link, and must not block.
+    fn run(&self, work: BoxFuture<'static, ()>) {
+        drop(tokio::spawn(work));
+    }
+
     /// Asks the other side to move, lets what is under way finish within `within`, and closes.
     fn drain(&self, reason: &str, within: Duration);
 

@@ -22,6 +22,7 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use check::hub_url;
 pub use problem::{Origin, Problem, Problems};
 pub use sections::{
     AclRule, Anonymous, Backend, CallRule, Calls, Chat, Config, Drain, Events, Federation, Hub,

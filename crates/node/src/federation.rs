@@ -10,6 +10,7 @@
 mod admission;
 mod offer;
 mod pins;
+mod rules;
 
 use std::{
     collections::HashMap,
@@ -45,11 +46,15 @@ use zeroize::Zeroizing;
 use crate::{
     config::{Config, SecretFile},
     identity::Identity,
+    join::Joined,
     start::StartError,
 };
 use admission::OperatorsAdmission;
 use offer::Offered;
 use pins::Pins;
+use rules::Rules;
+
+pub use rules::Decision;
 
 /// Links, routes and registry of a running node.
 #[derive(Debug)]
@@ -60,6 +65,7 @@ pub struct Federated {
     directory: Arc<Mutex<Directory>>,
     clock: Arc<dyn Clock>,
     pins: Arc<Pins>,
+    rules: Arc<Rules>,
     /// The hub of a home relay with its fallbacks.
     hub: Option<TargetHandle>,
     /// Peers that are dialled, by URL.
@@ -73,6 +79,8 @@ pub struct Federated {
 /// What the federation of a node is made of.
 pub(crate) struct Parts<'a> {
     pub config: &'a Config,
+    /// The hub that was joined; it is then the configuration's as well.
+    pub joined: Option<&'a Joined>,
     pub identity: &'a Identity,
     pub dir: &'a Path,
     pub router: Router,
@@ -83,7 +91,7 @@ pub(crate) struct Parts<'a> {
 impl Federated {
     /// Builds it and begins to dial.
     pub(crate) fn start(parts: Parts<'_>) -> Result<Self, StartError> {
-        let Parts { config, identity, dir, router, sessions, clock } = parts;
+        let Parts { config, joined, identity, dir, router, sessions, clock } = parts;
         let setting = |error: &dyn std::fmt::Display| StartError::Setting(error.to_string());
         let relay: RelayId = identity.relay_id.parse().map_err(|error| setting(&error))?;
         let role = if config.is_home() { Role::Home } else { Role::Main };
@@ -92,13 +100,20 @@ impl Federated {
         let pins =
             Arc::new(pins.map_err(|error| StartError::Setting(format!("links.pins: {error}")))?);
 
+        let rules = Rules::open(&dir.join("links.rules"));
+        let rules =
+            Arc::new(rules.map_err(|error| StartError::Setting(format!("links.rules: {error}")))?);
+
         let offered = Arc::new(Offered::new(router.clone()));
         let fed =
             FederationConfig::new(relay.clone(), role, identity.key.clone(), OsRng.next_u64());
         let federation = Federation::new(fed, offered);
         router.set_remote(Elsewhere(federation.clone()));
 
-        let secrets = Secrets::read(config)?;
+        let mut secrets = Secrets::read(config)?;
+        if let Some(token) = joined.and_then(|joined| joined.token.clone()) {
+            secrets.join_token = Some(Zeroizing::new(token));
+        }
         let admission = OperatorsAdmission {
             role,
             hub: config.hub.clone(),
@@ -107,6 +122,7 @@ impl Federated {
             mutual_tls: config.federation.ca_file.is_some(),
             sessions,
             pins: pins.clone(),
+            rules: rules.clone(),
             directory: directory.clone(),
             clock: clock.clone(),
             federation: federation.clone(),
@@ -147,6 +163,7 @@ impl Federated {
             directory,
             clock,
             pins,
+            rules,
             hub: None,
             peers: Mutex::default(),
             peer_credentials: secrets.for_peers(config),
@@ -155,7 +172,7 @@ impl Federated {
             stop: CancellationToken::new(),
         };
         node.run(router);
-        node.dial(config, &secrets);
+        node.dial(config, joined, &secrets);
         Ok(node)
     }
 
@@ -176,7 +193,7 @@ impl Federated {
         });
     }
 
-    fn dial(&mut self, config: &Config, secrets: &Secrets) {
+    fn dial(&mut self, config: &Config, joined: Option<&Joined>, secrets: &Secrets) {
         if self.role == Role::Main {
             for url in &config.federation.peers {
                 self.connect_peer(url);
@@ -186,7 +203,14 @@ impl Federated {
         let urls = std::iter::once(&config.federation.connect).chain(&config.federation.fallback);
         let hubs = urls.filter(|url| !url.is_empty()).map(|url| {
             let url = link_url(url);
-            Hub { expected: self.expected(&url), credentials: secrets.for_hubs(), url }
+            let told =
+                joined.filter(|joined| link_url(&joined.url) == url).map(|joined| joined.key);
+            let expected = match told {
+                // The key of the join code, whatever was seen under this address before.
+                Some(key) => Expected { relay: None, pin: Pin::Key(key) },
+                None => self.expected(&url),
+            };
+            Hub { expected, credentials: secrets.for_hubs(), url }
         });
         let hubs: Vec<Hub> = hubs.collect();
         if !hubs.is_empty() {
@@ -264,6 +288,29 @@ impl Federated {
                 }
             }
         });
+    }
+
+    /// Lets home relays of a pattern (over ids, or a key) in from now on, or shuts them out and ends their
+    /// links; the number of links ended.
+    ///
+    /// # Errors
+    /// `invalid_request` for what is no pattern, `internal_error` where it cannot be kept.
+    pub fn decide(&self, pattern: &str, decision: Decision) -> Result<usize, Problem> {
+        let id = pattern.replace('*', "a");
+        if pattern.parse::<NodeId>().is_err() && id.parse::<RelayId>().is_err() {
+            let message = format!("'{pattern}' is no relay id, pattern such as \"*.home\", or key");
+            return Err(Problem::invalid(message));
+        }
+        self.rules.set(pattern, decision).map_err(|error| {
+            tracing::error!(%error, "who may link cannot be kept");
+            Problem::new(Code::InternalError, "links.rules cannot be written")
+        })?;
+        if decision == Decision::Allow {
+            return Ok(0);
+        }
+        let spokes = self.federation.spokes().into_iter();
+        let denied = spokes.filter(|spoke| admission::fits_one(pattern, &spoke.id, &spoke.key));
+        Ok(denied.filter(|spoke| self.federation.kick(&spoke.id)).count())
     }
 
     /// For a home relay: how the link to its hub is doing.

@@ -8,6 +8,7 @@ mod connections;
 pub mod federation;
 mod gate;
 mod identity;
+pub mod join;
 mod maintenance;
 pub mod metrics;
 mod node;
@@ -17,7 +18,7 @@ mod settings;
 mod start;
 
 pub use connections::{Connections, Place};
-pub use federation::Federated;
+pub use federation::{Decision, Federated};
 pub use gate::Reader;
 pub use identity::{Identity, IdentityError, write_secret};
 pub use node::Node;

@@ -151,7 +151,7 @@ impl Node {
         for (result, count) in CALL_RESULTS.iter().zip(&metrics.calls) {
             let _ = writeln!(out, "relay_calls_total{{result=\"{result}\"}} {}", load(count));
         }
-        let topology = self.federated.federation.topology();
+        let topology = self.federated().federation.topology();
         let _ = writeln!(
             out,
             "# HELP relay_link_up Links to other relays that are up.\n# TYPE relay_link_up gauge\n\
@@ -160,7 +160,7 @@ impl Node {
              # TYPE relay_links_total counter",
             topology.links.len()
         );
-        for (kind, reason, count) in self.federated.links.counters().all() {
+        for (kind, reason, count) in self.federated().links.counters().all() {
             let kind = kind.as_str();
             let _ =
                 writeln!(out, "relay_links_total{{event=\"{kind}\",reason=\"{reason}\"}} {count}");

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use relay_actors::{BodyStream, Reply};
 use relay_core::{
     attachments::Attachments,
@@ -54,7 +55,7 @@ pub struct Node {
     pub attachments: Arc<Attachments>,
     pub audit: Arc<Audit>,
     pub services: Arc<Services>,
-    pub federated: Arc<Federated>,
+    pub(crate) federated: ArcSwap<Federated>,
     pub connections: Connections,
     pub metrics: Arc<Metrics>,
     /// Unix nanoseconds.
@@ -106,6 +107,11 @@ impl Node {
         outcome
     }
 
+    /// Links, routes and registry as they are now; joining a hub makes new ones.
+    pub fn federated(&self) -> Arc<Federated> {
+        self.federated.load_full()
+    }
+
     /// The limits of events in force now.
     pub fn event_limits(&self) -> EventLimits {
         settings::event_limits(&self.live.current())
@@ -146,7 +152,7 @@ impl Node {
     /// Ends the node's tasks and closes the store; the doors must be closed before.
     pub async fn close(&self, within: Duration) {
         self.stop.cancel();
-        self.federated.close(within).await;
+        self.federated().close(within).await;
         self.services.close(within).await;
         self.tasks.close();
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use rand_core::{OsRng, RngCore};
 use relay_core::{
     attachments::Attachments,
@@ -36,7 +37,7 @@ use crate::{
     federation::{Federated, Parts},
     gate::{Everything, PolicyGate},
     identity::{Identity, IdentityError},
-    maintenance,
+    join, maintenance,
     metrics::Metrics,
     node::Node,
     reload::Live,
@@ -72,7 +73,9 @@ impl Node {
         let dir = config.node.data_dir();
         std::fs::create_dir_all(&dir)
             .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
-        let identity = Identity::open(&dir, &config.node.id, config.is_home(), &mut OsRng)?;
+        let joined = join::joined(&dir, &config)?;
+        let linked = join::with(&config, joined.as_ref());
+        let identity = Identity::open(&dir, &config.node.id, linked.is_home(), &mut OsRng)?;
         let policy = Arc::new(Policy::new(settings::acl(&config, identity.node_id())?));
         let quotas = Arc::new(Quotas::new(settings::quota(&config)));
         let metrics = Arc::new(Metrics::default());
@@ -144,7 +147,8 @@ impl Node {
         let attachments =
             Attachments::new(store.clone(), files, clock.clone(), settings::attachments(&config));
         let federated = Federated::start(Parts {
-            config: &config,
+            config: &linked,
+            joined: joined.as_ref(),
             identity: &identity,
             dir: &dir,
             router: services.router.clone(),
@@ -159,7 +163,7 @@ impl Node {
             attachments: Arc::new(attachments),
             locks,
             services: Arc::new(services),
-            federated: Arc::new(federated),
+            federated: ArcSwap::from_pointee(federated),
             started_at_ns: clock.wall_ns(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -7,7 +7,7 @@ mod support;
 use nix::sys::signal::Signal;
 use support::{Relay, until, write_config};
 
-const OPEN: &str = "[quota]\nlocks = 100\n[log]\nlevel = \"info\"\n";
+const OPEN: &str = "[node]\nid = \"gw_local\"\n[quota]\nlocks = 100\n[log]\nlevel = \"info\"\n";
 const CLOSED: &str = "[node]\nid = \"other\"\n[quota]\nlocks = 5\n[log]\nlevel = \"info\"\n\
                       [[acl]]\nns = \"default\"\nwho = [\"*\"]\nallow = [\"read\"]\n";
 
@@ -202,12 +202,18 @@ fn each_question_of_a_monitoring_system_has_its_answer() {
 #[test]
 fn a_certificate_is_looked_at_through_its_address() {
     let dir = tempfile::tempdir().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let ca = authority.self_signed(&ca_key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, ca_key);
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
     params.not_after = rcgen::date_time_ymd(2090, 1, 1);
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let certificate = params.self_signed(&key).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
     let (cert, secret) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let trusted = dir.path().join("ca.pem");
+    std::fs::write(&trusted, ca.pem()).unwrap();
     std::fs::write(&cert, certificate.pem()).unwrap();
     std::fs::write(&secret, key.serialize_pem()).unwrap();
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
@@ -218,7 +224,7 @@ fn a_certificate_is_looked_at_through_its_address() {
     assert!(relay.url.starts_with("https://"), "{}", relay.url);
     let with_authority = |args: &[&str]| {
         let mut command = relay.command(args);
-        command.env("SSL_CERT_FILE", &cert);
+        command.env("SSL_CERT_FILE", &trusted);
         support::finish(command)
     };
     let good = with_authority(&["check", "cert"]);

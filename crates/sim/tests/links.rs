@@ -18,14 +18,14 @@ const fn s(seconds: u64) -> Duration {
 
 fn seeds() -> std::ops::Range<u64> {
     let count = std::env::var("RELAY_SEEDS").ok().and_then(|text| text.parse().ok());
-    0..count.unwrap_or(40)
+    0..count.unwrap_or(10)
 }
 
 fn habits(seed: u64) -> Habits {
     let mut rng = Rng::new(seed ^ 0xbead);
     Habits {
-        requests: rng.range(20, 120),
-        body: rng.range(0, 300_000),
+        requests: rng.range(20, 80),
+        body: rng.range(0, 150_000),
         pause_ms: rng.range(0, 20),
         work_ms: rng.range(0, 300),
     }
@@ -101,7 +101,7 @@ fn a_broken_line_is_noticed_by_both_and_nothing_waits_for_ever() {
             Fault::Partition(at),
         ];
         for fault in faults {
-            let habits = Habits { requests: 2_000, ..habits(seed) };
+            let habits = Habits { requests: 500, ..habits(seed) };
             let run = Conversation::new(seed, Line::HOME, habits, encoding(seed));
             let report = run.run(vec![fault], at + s(40));
             judge(seed, &report);

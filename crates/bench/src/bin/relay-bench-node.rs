@@ -1,35 +1,41 @@
-//! One node of a small federation under load, in a process of its own: a hub that forwards, a spoke that
+//! One node of a small federation under load, in a process of its own: a hub, a spoke that
 //! answers, or a spoke that calls. Started by the scenario `links`.
 //!
 //! A hub prints `port N` once it listens, a spoke `linked`; a caller prints `report` and JSON with what it
 //! measured.
 
 use std::{
-    collections::HashMap,
     io::Write,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, join_all},
+};
 use relay_bench::hist::Histogram;
 use relay_fed::{
-    Link, LinkEvents,
-    link::{Answered, Answering, ByteStream},
+    Federation, FederationConfig, LocalNode,
+    link::{ByteStream, Role},
     links::{Admission, Admitted, Arrival, Dialing, Hub, Links, Refusal, Settings, Target, door},
+    local::{Answer, Forward},
 };
 use relay_proto::{
-    Problem, SigningKey,
+    Address, Call, CallError, Caller, Problem, RelayId, ServiceName, ServiceRecord, SigningKey,
+    address::Method,
+    call::Json,
     link::{
-        Encoding, Message, MessageType, NodeType,
-        handshake::{
-            AuthMethod, Claim, Credential, Expected, FEATURE_PROBE, Identity, Offer, Pin,
-            error_message,
-        },
+        Encoding, NodeType,
+        handshake::{AuthMethod, Claim, Credential, Expected, FEATURE_PROBE, Identity, Offer, Pin},
     },
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Parser)]
@@ -42,7 +48,10 @@ struct Args {
     /// Link to this hub.
     #[arg(long)]
     connect: Vec<String>,
-    /// Call the spoke of this name.
+    /// Offer a service of this name that answers with its arguments.
+    #[arg(long)]
+    serve: Option<String>,
+    /// Call the service at this address.
     #[arg(long)]
     call: Option<String>,
     #[arg(long, default_value_t = 64)]
@@ -59,6 +68,15 @@ struct Args {
     #[cfg(feature = "peers")]
     #[arg(long)]
     nats_call: Option<std::net::SocketAddr>,
+    /// Each caller waits this long between its calls, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
+    /// Beside the calls, send a body that never ends to the same service.
+    #[arg(long)]
+    bulk: bool,
+    /// Be this many spokes at once, each with a service of its own.
+    #[arg(long)]
+    crowd: Option<usize>,
     /// Worker threads; 0 runs everything on one.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -72,7 +90,9 @@ fn main() -> anyhow::Result<()> {
             tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
         }
     };
-    runtime?.block_on(run(args))
+    // On a worker like everything else, not on the thread that started the runtime.
+    let runtime = runtime?;
+    runtime.block_on(async { tokio::spawn(run(args)).await? })
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
@@ -88,30 +108,15 @@ async fn run(args: Args) -> anyhow::Result<()> {
         println!("report {}", load(&args, call).await?);
         return Ok(());
     }
-    let mut seed = [0; 32];
-    let name = args.relay.as_bytes();
-    ensure!(name.len() <= 32, "the name is the seed of the key");
-    seed[..name.len()].copy_from_slice(name);
-    let node_type = if args.listen { NodeType::Main } else { NodeType::Home };
-    let identity = Identity {
-        relay: args.relay.parse()?,
-        node_type,
-        key: SigningKey::from_seed(seed),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: vec![FEATURE_PROBE.to_owned()],
-    };
-    let offer = if args.listen { Offer::MAIN } else { Offer::HOME };
-    let router = Router::default();
-    let links = Links::new(
-        identity,
-        Settings { offer, ..Settings::default() },
-        dialing()?,
-        Arc::new(router.clone()),
-        Arc::new(Everybody),
-    );
+    if let Some(count) = args.crowd {
+        return crowd(&args, count).await;
+    }
+    let (federation, links) = build(&args.relay, args.listen, args.serve.as_deref(), dialing()?)?;
     let stop = CancellationToken::new();
+    let (running, until) = (federation.clone(), stop.clone());
+    tokio::spawn(async move { running.run(until).await });
     let targets: Vec<_> =
-        args.connect.iter().map(|url| links.connect(Target::one(at(url), true))).collect();
+        args.connect.iter().map(|url| links.connect(Target::one(at_hub(url), true))).collect();
     if args.listen {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         println!("port {}", listener.local_addr()?.port());
@@ -126,25 +131,85 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let Some(callee) = &args.call else {
         return std::future::pending().await;
     };
-    let link = router.any().context("no link")?;
-    let text = serde_json::to_string(&"x".repeat(args.payload.saturating_sub(2)))?;
+    let text = serde_json::to_string(&["x".repeat(args.payload.saturating_sub(4))])?;
     let payload = serde_json::value::RawValue::from_string(text)?;
+    let (to, method): (Address, Method) = (callee.parse()?, "echo".parse()?);
     let call = || {
-        let message = Message {
-            server_name: Some(callee.clone()),
-            method: Some("echo".to_owned()),
-            jsonrpc_request: Some(payload.clone()),
-            deadline_ms: Some(10_000),
-            ..Message::new(MessageType::Request)
-        };
-        let answer = link.request(message, None);
-        async move {
-            answer.await.is_ok_and(|answer| answer.message.message_type == MessageType::Response)
-        }
+        let mut call = Call::new(to.clone(), method.clone(), Some(payload.clone()));
+        call.timeout = Duration::from_secs(10);
+        let answer = federation.ask(call, Caller::local(), None);
+        async move { answer.await.is_ok() }
     };
-    println!("report {}", load(&args, call).await?);
+    let sent = Arc::new(AtomicU64::new(0));
+    if args.bulk {
+        let (federation, sent) = (federation.clone(), Arc::clone(&sent));
+        let call = Call::new(to.clone(), "sink".parse()?, None);
+        tokio::spawn(async move {
+            let body = futures_util::stream::repeat_with(move || {
+                sent.fetch_add(BULK as u64, Relaxed);
+                Ok::<_, CallError>(bytes::Bytes::from_static(&[0; BULK]))
+            });
+            federation.ask(call, Caller::local(), Some(Box::pin(body))).await
+        });
+    }
+    let began = Instant::now();
+    let mut report = load(&args, call).await?;
+    let share = report["seconds"].as_f64().unwrap_or_default() / began.elapsed().as_secs_f64();
+    report["bulk_bytes"] = ((sent.load(Relaxed) as f64 * share) as u64).into();
+    println!("report {report}");
     links.shutdown(Duration::from_millis(100)).await;
     Ok(())
+}
+
+/// A node with nothing in it but its links, the federation over them, and one service.
+fn build(
+    name: &str,
+    listen: bool,
+    serve: Option<&str>,
+    dialing: Dialing,
+) -> anyhow::Result<(Federation, Links)> {
+    let mut seed = [0; 32];
+    ensure!(name.len() <= 32, "the name is the seed of the key");
+    seed[..name.len()].copy_from_slice(name.as_bytes());
+    let node_type = if listen { NodeType::Main } else { NodeType::Home };
+    let identity = Identity {
+        relay: name.parse()?,
+        node_type,
+        key: SigningKey::from_seed(seed),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        features: vec![FEATURE_PROBE.to_owned()],
+    };
+    let (role, offer) = if listen { (Role::Main, Offer::MAIN) } else { (Role::Home, Offer::HOME) };
+    let name = serve.map(str::parse).transpose()?;
+    let local = Arc::new(Echo { name, changed: watch::Sender::new(0) });
+    let config = FederationConfig::new(identity.relay.clone(), role, identity.key.clone(), 1);
+    let federation = Federation::new(config, local);
+    let settings = Settings { offer, accepts_per_second: 10_000, ..Settings::default() };
+    let events = Arc::new(federation.clone());
+    let links = Links::new(identity, settings, dialing, events, Arc::new(Everybody));
+    Ok((federation, links))
+}
+
+/// Many spokes that do nothing but be there; says when all are linked.
+async fn crowd(args: &Args, count: usize) -> anyhow::Result<()> {
+    let url = args.connect.first().context("a crowd needs --connect")?;
+    let (stop, dialing) = (CancellationToken::new(), dialing()?);
+    let began = Instant::now();
+    let mut kept = Vec::with_capacity(count);
+    for at in 0..count {
+        let name = format!("{}-{at}", args.relay);
+        let (federation, links) = build(&name, false, Some(&name), dialing.clone())?;
+        let until = stop.clone();
+        tokio::spawn(async move { federation.run(until).await });
+        let target = links.connect(Target::one(at_hub(url), false));
+        kept.push((links, target));
+    }
+    for (_, target) in &kept {
+        target.status().wait_for(|status| status.relay.is_some()).await?;
+    }
+    println!("linked {}", began.elapsed().as_secs_f64());
+    std::io::stdout().flush()?;
+    std::future::pending().await
 }
 
 /// Calls in closed loop for a while; what came of it as JSON. `call` says whether it was answered.
@@ -163,6 +228,9 @@ async fn load<F: Future<Output = bool>>(
         let mut latency = Histogram::default();
         let mut failed = 0_u64;
         while Instant::now() < end {
+            if args.pause_ms > 0 {
+                tokio::time::sleep(Duration::from_millis(args.pause_ms)).await;
+            }
             let began = Instant::now();
             if call().await {
                 latency.record(began.elapsed());
@@ -185,7 +253,7 @@ async fn load<F: Future<Output = bool>>(
     }))
 }
 
-fn at(url: &str) -> Hub {
+fn at_hub(url: &str) -> Hub {
     Hub {
         url: url.to_owned(),
         expected: Expected { relay: None, pin: Pin::FirstUse },
@@ -203,72 +271,64 @@ fn dialing() -> anyhow::Result<Dialing> {
     Ok(Dialing { tls: Arc::new(tls), insecure: false, encoding: Encoding::Cbor })
 }
 
-/// Forwards by the name of the spoke; everything else goes to the other hub, once.
-#[derive(Clone, Default)]
-struct Router(Arc<Mutex<HashMap<String, Arc<dyn Link>>>>);
+/// The pieces of the endless body, in bytes.
+const BULK: usize = 16 * 1024;
 
-impl Router {
-    fn links(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<dyn Link>>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn any(&self) -> Option<Arc<dyn Link>> {
-        self.links().values().next().cloned()
-    }
-
-    fn next(&self, name: &str, from: &Arc<dyn Link>) -> Option<Arc<dyn Link>> {
-        let links = self.links();
-        let far = || {
-            links.values().find(|link| {
-                link.id() != from.id() && link.peer().relay.as_str().starts_with("hub")
-            })
-        };
-        links.get(name).or_else(far).cloned()
-    }
+/// A service that answers with its arguments, after reading to the end of the body where there is one.
+struct Echo {
+    /// `None` where this node serves nothing.
+    name: Option<ServiceName>,
+    changed: watch::Sender<u64>,
 }
 
-impl LinkEvents for Router {
-    fn up(&self, link: Arc<dyn Link>) {
-        self.links().insert(link.peer().relay.to_string(), link);
+impl LocalNode for Echo {
+    fn services(&self) -> Vec<ServiceRecord> {
+        let record = |name: &ServiceName| ServiceRecord {
+            service_name: name.clone(),
+            version: "1.0.0".to_owned(),
+            methods: Vec::new(),
+            metadata: serde_json::Map::new(),
+            visibility: "public".to_owned(),
+            is_healthy: true,
+        };
+        self.name.iter().map(record).collect()
     }
 
-    fn message(&self, _: &Arc<dyn Link>, _: Message) {}
+    fn services_changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
 
-    fn request(
+    fn has_service(&self, name: &ServiceName) -> bool {
+        self.name.as_ref() == Some(name)
+    }
+
+    fn call(
         &self,
-        link: &Arc<dyn Link>,
-        message: Message,
-        _: Option<ByteStream>,
-        answering: Box<dyn Answering>,
-    ) {
-        let from_hub = link.peer().relay.as_str().starts_with("hub");
-        let name = message.server_name.clone().unwrap_or_default();
-        let next = self.next(&name, link);
-        match next {
-            Some(next) => {
-                let answer = next.request(message, None);
-                tokio::spawn(async move {
-                    if let Ok(answered) = answer.await {
-                        answering.answer(answered);
-                    }
-                });
-            }
-            None if from_hub => answering.answer(Answered {
-                message: Message {
-                    jsonrpc_request: message.jsonrpc_request,
-                    ..Message::new(MessageType::Response)
-                },
-                stream: None,
-            }),
-            None => answering.answer(Answered {
-                message: error_message(&Problem::not_found("no such spoke")),
-                stream: None,
-            }),
+        call: Call,
+        _: Caller,
+        body: Option<ByteStream>,
+    ) -> BoxFuture<'static, Result<Answer, CallError>> {
+        if let Some(mut body) = body {
+            return Box::pin(async move {
+                while body.next().await.transpose()?.is_some() {}
+                Err(CallError::internal("the body has no end"))
+            });
         }
+        let value = call.args.ok_or_else(|| CallError::internal("nothing to echo"));
+        let answer = value.map(|value| Answer { value, stream: None, hops: Vec::new() });
+        Box::pin(std::future::ready(answer))
     }
 
-    fn down(&self, link: &Arc<dyn Link>, _: &str) {
-        self.links().remove(link.peer().relay.as_str());
+    fn notify(&self, _: Call, _: Caller) -> Result<(), CallError> {
+        Ok(())
+    }
+
+    fn forwarded(
+        &self,
+        _: RelayId,
+        _: Forward,
+    ) -> BoxFuture<'static, Result<(Json, Option<ByteStream>), Problem>> {
+        Box::pin(std::future::ready(Err(Problem::not_found("this node is no home"))))
     }
 }
 

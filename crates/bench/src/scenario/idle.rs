@@ -23,7 +23,7 @@ pub async fn rows(run: &Run) -> anyhow::Result<Vec<Row>> {
     if !run.wants(&case) {
         return Ok(rows);
     }
-    raise_open_files()?;
+    raise_open_files(CONNECTIONS)?;
     for store in run.servers.stores() {
         let target = run.servers.relay(store).await?;
         let signer = RelaySigner::new(Plan { authors: CONNECTIONS, ..Plan::usual() });
@@ -60,9 +60,9 @@ async fn open(
 }
 
 /// Lets this process, and the servers that it starts, open a file for every connection.
-fn raise_open_files() -> anyhow::Result<()> {
+pub fn raise_open_files(connections: usize) -> anyhow::Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let needed = CONNECTIONS as u64 + 500;
+    let needed = connections as u64 + 500;
     anyhow::ensure!(most >= needed, "the limit of open files is {most}, {needed} are needed");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of open files")
 }

@@ -1,9 +1,10 @@
 //! Calls through a small federation of processes: 256 bytes to an echo on another spoke and back.
 //!
-//! Each node is a process of its own (`relay-bench-node`), with nothing in it but its links and a forwarder: this
-//! measures the link layer. The callers are in the process of their spoke, as scripts and bridges are.
+//! Each node is a process of its own (`relay-bench-node`) with nothing in it but its links and the federation over
+//! them. The callers are in the process of their spoke, as scripts and bridges are.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -14,8 +15,8 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use super::Run;
-use crate::{hist::Histogram, proc::Watched, report::Row, server::Process};
+use super::{Run, idle::raise_open_files};
+use crate::{hist::Histogram, proc::Watched, report::Row, server::Process, throttle::Throttle};
 
 /// Name, hubs on the way, callers at a time.
 pub const CASES: [(&str, usize, usize); 4] = [
@@ -30,14 +31,76 @@ pub async fn rows(run: &Run) -> anyhow::Result<Vec<Row>> {
     for (case, hubs, callers) in CASES.into_iter().filter(|(case, ..)| run.wants(case)) {
         let mut chain = Chain::start(run, hubs).await?;
         let mut caller = node("spoke-a");
-        caller.arg("--connect").arg(&chain.first).args(["--call", "spoke-b"]);
+        caller.arg("--connect").arg(&chain.first).args(["--call", "echo"]);
         rows.push(chain.measure(run, "relay links", case, caller, callers).await?);
         #[cfg(feature = "peers")]
         if run.peers {
             rows.push(crate::peer::nats::row(run, case, hubs, callers).await?);
         }
     }
+    for spokes in CROWDS {
+        let case = format!("{spokes} idle spokes on one hub");
+        if run.wants(&case) {
+            rows.push(crowd(run, case, spokes).await?);
+        }
+    }
+    if run.wants(BESIDE_BULK) {
+        rows.extend(beside_bulk(run).await?);
+    }
     Ok(rows)
+}
+
+const CROWDS: [usize; 2] = [1_000, 5_000];
+
+/// What an idle spoke with one service costs its hub, and how long all take to attach.
+async fn crowd(run: &Run, case: String, spokes: usize) -> anyhow::Result<Row> {
+    raise_open_files(spokes)?;
+    let chain = Chain::start(run, 1).await?;
+    let hub = chain.processes.first().context("a hub")?;
+    let watched = Watched::new([hub.pid()]);
+    let before = watched.rss();
+    let mut command = node("crowd");
+    command.args(["--crowd", &spokes.to_string(), "--connect", &chain.first]);
+    let log = chain.dir.path().join("crowd");
+    let mut process = Process::start(command, log.clone(), Signal::SIGKILL)?;
+    process.wait_until(async || line_of(&log, "linked ").is_some()).await?;
+    let took = line_of(&log, "linked ").context("a time")?.parse()?;
+    // Until what is freed after attaching is given back.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let after = watched.rss();
+    Ok(Row {
+        server: "relay links".to_owned(),
+        case,
+        operations: spokes as u64,
+        took: Duration::from_secs_f64(took),
+        rss: Some(after),
+        value: Some(("KiB/spoke", after.saturating_sub(before) as f64 / 1024.0 / spokes as f64)),
+        ..Row::default()
+    })
+}
+
+const BESIDE_BULK: &str = "8 callers beside a bulk body, 15 Mbit/s uplink";
+/// 15 Mbit/s.
+const UPLINK: u64 = 15_000_000 / 8;
+
+/// Small calls at a low rate while a body that never ends fills a slow uplink.
+async fn beside_bulk(run: &Run) -> anyhow::Result<[Row; 2]> {
+    let mut chain = Chain::start(run, 2).await?;
+    let port = chain.first.split(':').nth(2).and_then(|rest| rest.split('/').next());
+    let hub = SocketAddr::from(([127, 0, 0, 1], port.context("a port")?.parse()?));
+    let throttle = Throttle::start(hub, UPLINK)?;
+    let mut caller = node("spoke-a");
+    caller.arg("--connect").arg(format!("ws://{}/federate", throttle.addr));
+    caller.args(["--call", "echo", "--bulk", "--pause-ms", "25"]);
+    let mut calls = chain.measure(run, "relay links", BESIDE_BULK, caller, 8).await?;
+    let used = calls.value.take().map_or(0.0, |(_, bytes)| bytes / calls.took.as_secs_f64());
+    let bulk = Row {
+        server: calls.server.clone(),
+        case: format!("{BESIDE_BULK}: the body"),
+        value: Some(("% of the line", used * 100.0 / UPLINK as f64)),
+        ..Row::default()
+    };
+    Ok([calls, bulk])
 }
 
 /// What a caller reports.
@@ -47,6 +110,9 @@ struct Report {
     seconds: f64,
     /// See [`Histogram::sparse`].
     latency: Vec<(usize, u64)>,
+    /// Given to the link while the calls were measured.
+    #[serde(default)]
+    bulk_bytes: u64,
 }
 
 /// Servers in a row, and the answering end behind them.
@@ -79,7 +145,7 @@ impl Chain {
         }
         let (first, last) = (urls.first().cloned(), urls.last().cloned());
         let mut echo = node("spoke-b");
-        echo.arg("--connect").arg(last.context("a hub")?);
+        echo.args(["--serve", "echo", "--connect"]).arg(last.context("a hub")?);
         let log = dir.path().join("spoke-b");
         let mut process = Process::start(echo, log.clone(), Signal::SIGTERM)?;
         process.wait_until(async || line_of(&log, "linked").is_some()).await?;
@@ -122,6 +188,7 @@ impl Chain {
             took: Duration::from_secs_f64(report.seconds),
             latency: Some(latency),
             errors: report.failed,
+            value: (report.bulk_bytes > 0).then_some(("bytes", report.bulk_bytes as f64)),
             rss: Some(watched.rss()),
             ..Row::default()
         })

@@ -55,6 +55,8 @@ pub(super) fn components() -> Components {
         .schema_from::<access::RevokeProofBody>()
         .schema_from::<Whoami>()
         .schema_from::<federation::PeerBody>()
+        .schema_from::<federation::JoinBody>()
+        .schema_from::<federation::SpokesBody>()
         .schema_from::<RpcBody>()
         .schema_from::<RpcRequest>()
         .schema_from::<RpcAnswer>()

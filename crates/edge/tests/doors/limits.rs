@@ -123,7 +123,8 @@ async fn until(want: u64, count: &impl AsyncFn() -> u64) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the line has this length");
+    let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
+    waited.unwrap_or_else(|_| panic!("the line never has the length {want}"));
 }
 
 #[tokio::test]

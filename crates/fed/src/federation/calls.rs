@@ -93,7 +93,8 @@ impl Shared {
             return answering.answer(wire::refused(&error));
         };
         let shared = self.clone();
-        self.tasks.spawn(async move {
+        // On the heap at once: it is moved about a few times before it runs.
+        let work = Box::pin(async move {
             let _counted = counted;
             let work = shared.serve(from, message, body, arrived);
             let answered = tokio::select! {
@@ -107,6 +108,7 @@ impl Shared {
             };
             answering.answer(answered);
         });
+        link.run(Box::pin(self.tasks.track_future(work)));
     }
 
     async fn serve(

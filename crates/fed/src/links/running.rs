@@ -16,7 +16,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture, task::AtomicWaker};
+use futures_util::{
+    FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered, task::AtomicWaker,
+};
 use relay_proto::{
     Code, Problem,
     link::{
@@ -29,6 +31,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, Sleep},
 };
+use tokio_tungstenite::tungstenite::{self, error::CapacityError};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -75,6 +78,8 @@ pub(super) struct Inner {
     pub session: Session<Waiter, Arc<Abandon>>,
     pub readers: HashMap<u64, Waker>,
     pub writers: HashMap<u64, Waker>,
+    /// Work for requests of this link, on its way to the link's task.
+    work: Vec<BoxFuture<'static, ()>>,
     /// Set by whoever wants the link closed, with the reason.
     closing: Option<String>,
     /// When draining must have ended.
@@ -233,6 +238,15 @@ impl Link for Handle {
             self.0.pumps.spawn(pump(Arc::clone(&self.0), stream, body));
         }
         Box::pin(Asking { shared: Arc::clone(&self.0), id: Some(id), answer })
+    }
+
+    fn run(&self, work: BoxFuture<'static, ()>) {
+        let mut inner = self.0.lock();
+        if !inner.closed {
+            inner.work.push(work);
+            drop(inner);
+            self.0.wake();
+        }
     }
 
     fn drain(&self, reason: &str, within: Duration) {
@@ -394,11 +408,17 @@ pub(super) struct Driver<S> {
     socket: S,
     encoding: Encoding,
     handle: Handle,
+    /// The same, as the application gets it with each event.
+    link: Arc<dyn Link>,
     timer: Pin<Box<Sleep>>,
     /// When the timer fires.
     armed: Duration,
     happened: Vec<Event<Waiter, Arc<Abandon>>>,
     wakers: Vec<Waker>,
+    /// Empty between turns; keeps its room.
+    new_work: Vec<BoxFuture<'static, ()>>,
+    /// The work for requests of this link that is under way.
+    work: FuturesUnordered<BoxFuture<'static, ()>>,
     /// Whether bytes may still lie in the socket's own buffer.
     unflushed: bool,
     moving: Option<oneshot::Sender<Duration>>,
@@ -434,6 +454,7 @@ impl<S: Socket> Driver<S> {
             session: Session::new(config, Duration::ZERO),
             readers: HashMap::new(),
             writers: HashMap::new(),
+            work: Vec::new(),
             closing: None,
             drain_until: None,
             closed: false,
@@ -454,10 +475,13 @@ impl<S: Socket> Driver<S> {
             socket,
             encoding,
             handle: handle.clone(),
+            link: Arc::new(handle.clone()),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             armed: Duration::ZERO,
             happened: Vec::new(),
             wakers: Vec::new(),
+            new_work: Vec::new(),
+            work: FuturesUnordered::new(),
             unflushed: false,
             moving,
         };
@@ -466,7 +490,9 @@ impl<S: Socket> Driver<S> {
 
     /// Runs the link to its end and cleans up behind it.
     pub async fn run(mut self) -> End {
-        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
+        // Each turn is bounded by itself; a budget that many small works share would only cut it short.
+        let turns = std::future::poll_fn(|cx| self.poll(cx));
+        let end = tokio::task::unconstrained(turns).await;
         self.finish(&end);
         self.say_goodbye(&end).await;
         self.handle.tell_down(end.reason());
@@ -487,7 +513,9 @@ impl<S: Socket> Driver<S> {
         self.handle.0.task.register(cx.waker());
         let more = self.read(cx)?;
         self.check_clock()?;
+        self.work(cx);
         self.write(cx)?;
+        self.check_drained()?;
         self.arm(cx);
         if more {
             cx.waker().wake_by_ref();
@@ -499,7 +527,8 @@ impl<S: Socket> Driver<S> {
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         for _ in 0..READS {
             let Poll::Ready(received) = self.socket.poll_receive(cx) else { return Ok(false) };
-            let received = received.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))?;
+            let received = received.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()));
+            let received = received.map_err(broken)?;
             let bytes = match (received, self.encoding) {
                 (Packet::Text(bytes), Encoding::Json) | (Packet::Binary(bytes), Encoding::Cbor) => {
                     bytes
@@ -536,8 +565,7 @@ impl<S: Socket> Driver<S> {
         if self.happened.is_empty() {
             return Ok(());
         }
-        let shared = &self.handle.0;
-        let link: Arc<dyn Link> = Arc::new(self.handle.clone());
+        let (shared, link) = (&self.handle.0, &self.link);
         let mut refused = None;
         for event in self.happened.drain(..) {
             match event {
@@ -547,13 +575,13 @@ impl<S: Socket> Driver<S> {
                     {
                         let _ = moving.send(after);
                     }
-                    shared.events.message(&link, message);
+                    shared.events.message(link, message);
                 }
                 Event::Request { id, message, body, token } => {
                     let body = body.map(|id| Reader::stream(shared, id));
                     let shared = Arc::clone(shared);
                     let answerer = Answerer { shared, id: Some(id), abandon: token };
-                    self.handle.0.events.request(&link, message, body, Box::new(answerer));
+                    self.handle.0.events.request(link, message, body, Box::new(answerer));
                 }
                 Event::Answered { token, message, stream } => {
                     let stream = stream.map(|id| Reader::stream(shared, id));
@@ -568,6 +596,18 @@ impl<S: Socket> Driver<S> {
         refused.map_or(Ok(()), |problem| Err(End::Refused(problem)))
     }
 
+    /// Goes on with the work for requests of this link, as far as it goes now.
+    fn work(&mut self, cx: &mut Context<'_>) {
+        loop {
+            std::mem::swap(&mut self.handle.0.lock().work, &mut self.new_work);
+            self.work.extend(self.new_work.drain(..));
+            // The set itself sees to it that others get their turn.
+            if !matches!(self.work.poll_next_unpin(cx), Poll::Ready(Some(()))) {
+                return;
+            }
+        }
+    }
+
     fn check_clock(&mut self) -> Result<(), End> {
         let now = self.handle.0.now();
         let due = {
@@ -576,13 +616,8 @@ impl<S: Socket> Driver<S> {
             if let Some(reason) = inner.closing.take() {
                 return Err(End::Asked(reason));
             }
-            if let Some(until) = inner.drain_until {
-                if inner.session.is_drained() && !self.unflushed {
-                    return Err(End::Drained);
-                }
-                if now >= until {
-                    return Err(End::DrainTimeout);
-                }
+            if inner.drain_until.is_some_and(|until| now >= until) {
+                return Err(End::DrainTimeout);
             }
             if inner.session.wake_at(now) > now {
                 Ok(())
@@ -595,6 +630,13 @@ impl<S: Socket> Driver<S> {
         };
         self.dispatch()?;
         Ok(due?)
+    }
+
+    fn check_drained(&self) -> Result<(), End> {
+        let inner = self.handle.0.lock();
+        let is_drained =
+            inner.drain_until.is_some() && inner.session.is_drained() && !self.unflushed;
+        if is_drained { Err(End::Drained) } else { Ok(()) }
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
@@ -653,14 +695,16 @@ impl<S: Socket> Driver<S> {
 
     /// Ends everything that waits for this link.
     fn finish(&mut self, end: &End) {
-        let (requests, answers, wakers) = {
+        let (requests, answers, wakers, work) = {
             let mut inner = self.handle.0.lock();
             inner.closed = true;
+            // Dropped outside the lock: whoever answers takes it.
+            let work = std::mem::take(&mut inner.work);
             let (requests, answers) = inner.session.close();
             let readers = inner.readers.drain().map(|(_, waker)| waker).collect::<Vec<_>>();
             let writers = inner.writers.drain().map(|(_, waker)| waker);
             let wakers: Vec<_> = readers.into_iter().chain(writers).collect();
-            (requests, answers, wakers)
+            (requests, answers, wakers, work)
         };
         let peer = &self.handle.0.peer;
         tracing::debug!(peer = %peer.relay, reason = end.reason(), requests = requests.len(), "link ends");
@@ -668,6 +712,8 @@ impl<S: Socket> Driver<S> {
             let _ = waiter.send(Err(LinkError::Closed { sent }));
         }
         answers.iter().for_each(|abandon| abandon.set());
+        drop(work);
+        self.work.clear();
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -683,15 +729,29 @@ impl<S: Socket> Driver<S> {
                 return refuse(&mut self.socket, self.encoding, &problem).await;
             }
             End::Drained | End::DrainTimeout => close(GOING_AWAY, "moved"),
-            End::Asked(reason) => {
-                close(1000, reason.get(..reason.floor_char_boundary(100)).unwrap_or(""))
-            }
+            End::Asked(reason) => close(1000, reason.get(..100).unwrap_or(reason)),
             End::Dead(_) => close(4408, "silent"),
             End::Closed { .. } | End::Refused(_) | End::Io(_) => return,
         };
         let goodbye = super::socket::send(&mut self.socket, packet);
         let _ = tokio::time::timeout(Duration::from_millis(500), goodbye).await;
     }
+}
+
+/// What the WebSocket layer found wrong, where the other side is to blame.
+fn broken(error: io::Error) -> End {
+    let mut source: Option<&(dyn std::error::Error + 'static)> =
+        error.get_ref().map(|error| error as _);
+    while let Some(inner) = source {
+        match inner.downcast_ref::<tungstenite::Error>() {
+            Some(tungstenite::Error::Capacity(CapacityError::MessageTooLong { size, .. })) => {
+                return End::Broken(SessionError::TooLong(*size));
+            }
+            Some(tungstenite::Error::Utf8(_)) => return End::WrongKind,
+            _ => source = inner.source(),
+        }
+    }
+    End::Io(error)
 }
 
 /// Whether a message asks to move, and how long to stay away.

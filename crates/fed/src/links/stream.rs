@@ -139,7 +139,7 @@ async fn write_all(shared: &Arc<Shared>, id: u64, bytes: &[u8]) -> bool {
 }
 
 fn shorten(mut text: String) -> String {
-    let end = text.floor_char_boundary(MAX_TEXT);
-    text.truncate(end);
+    let end = (0..=MAX_TEXT.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or_default());
     text
 }

@@ -385,7 +385,7 @@ impl Check<'_> {
 }
 
 /// Refuses what is no address of a hub, and one that would be dialled without encryption.
-fn hub_url(text: &str, insecure: bool) -> Result<(), String> {
+pub(crate) fn hub_url(text: &str, insecure: bool) -> Result<(), String> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if !matches!(scheme, "ws" | "wss" | "http" | "https")

@@ -21,7 +21,11 @@ use relay_proto::{
 use relay_store::{Clock, TokenPurpose};
 use zeroize::Zeroizing;
 
-use super::{now_ms, pins::Pins};
+use super::{
+    now_ms,
+    pins::Pins,
+    rules::{Decision, Rules},
+};
 use crate::config;
 
 /// What the operator's configuration, tokens and pins say.
@@ -34,6 +38,7 @@ pub(super) struct OperatorsAdmission {
     pub mutual_tls: bool,
     pub sessions: Arc<Sessions>,
     pub pins: Arc<Pins>,
+    pub rules: Arc<Rules>,
     pub directory: Arc<Mutex<Directory>>,
     pub clock: Arc<dyn Clock>,
     pub federation: Federation,
@@ -92,7 +97,9 @@ impl OperatorsAdmission {
 
     fn check_spoke(&self, relay: &RelayId, key: &NodeId) -> Result<(), Refusal> {
         let fits = |list: &[String]| fits(list, relay, key);
-        if fits(&self.hub.spokes_deny) || !fits(&self.hub.spokes_allow) {
+        let decided = self.rules.of(relay, key);
+        let allowed = decided == Some(Decision::Allow) || fits(&self.hub.spokes_allow);
+        if decided == Some(Decision::Deny) || fits(&self.hub.spokes_deny) || !allowed {
             return Err(Refusal::Denied);
         }
         // How many there may be is the links' own bound.
@@ -163,6 +170,10 @@ impl OperatorsAdmission {
 
 /// Whether a list of patterns over names, and of keys, holds a relay.
 fn fits(list: &[String], relay: &RelayId, key: &NodeId) -> bool {
-    let key = key.to_string();
-    list.iter().any(|one| *one == key || Pattern::from(one.as_str()).matches(relay.as_str()))
+    list.iter().any(|one| fits_one(one, relay, key))
+}
+
+/// Whether a pattern over names, or a key, means a relay.
+pub(super) fn fits_one(one: &str, relay: &RelayId, key: &NodeId) -> bool {
+    one == key.to_string() || Pattern::from(one).matches(relay.as_str())
 }

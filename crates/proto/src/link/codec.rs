@@ -49,6 +49,7 @@ impl Encoding {
 
 /// One thing said on a link.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "read, matched and gone; a box would cost each call")]
 pub enum Frame {
     Message(Message),
     Stream(StreamPiece),
@@ -91,8 +92,6 @@ pub enum CodecError {
     Member(&'static str),
     #[error("the member '{0}' comes twice")]
     Twice(&'static str),
-    #[error("this message type is not known")]
-    UnknownType,
 }
 
 /// Appends one message to `out`.
@@ -138,9 +137,10 @@ pub fn encode(frame: &Frame, encoding: Encoding, out: &mut Vec<u8>) {
 
 /// Reads the first frame of a WebSocket message and says what is left behind it.
 ///
+/// `None` stands for a message of a type that this version does not know.
+///
 /// # Errors
-/// [`CodecError`]; a message of an unknown type gives [`CodecError::UnknownType`] only on JSON
-/// links, where it can be passed over; see [`decode_first`]'s second part.
+/// [`CodecError`].
 pub fn decode_first(
     bytes: &[u8],
     encoding: Encoding,

@@ -426,7 +426,7 @@ impl<R, C: Clone + Default> Session<R, C> {
     fn is_quiet(&self) -> bool {
         self.requests.is_empty()
             && self.answers.is_empty()
-            && self.inflow.is_empty()
+            && !self.inflow.has_streams()
             && !self.lanes.has_streams()
     }
 

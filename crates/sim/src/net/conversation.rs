@@ -72,6 +72,8 @@ struct Reading {
     request: u64,
     read: u64,
     at: Duration,
+    /// Nothing was there; the session says when there is.
+    idle: bool,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,8 @@ struct Writing {
     request: u64,
     written: u64,
     length: u64,
+    /// It took no more; the session says when it does.
+    full: bool,
 }
 
 /// One end: its session and its application.
@@ -250,7 +254,13 @@ impl Conversation {
                     let party = &mut self.parties[index(end)];
                     party.working.push((at, id, request));
                     if let Some(stream) = body {
-                        party.reading.push(Reading { stream, request, read: 0, at: self.now });
+                        party.reading.push(Reading {
+                            stream,
+                            request,
+                            read: 0,
+                            at: self.now,
+                            idle: false,
+                        });
                     }
                 }
                 Event::Answered { token, message, stream } => {
@@ -258,7 +268,8 @@ impl Conversation {
                         self.report.faults.push(format!("request {token} got another's answer"));
                     }
                     if let Some(stream) = stream {
-                        let reading = Reading { stream, request: token, read: 0, at: self.now };
+                        let reading =
+                            Reading { stream, request: token, read: 0, at: self.now, idle: false };
                         self.parties[index(end)].reading.push(reading);
                     }
                     self.settle(end, token, Outcome::Answered);
@@ -290,7 +301,13 @@ impl Conversation {
             let answer = Message { data: data(*request), ..Message::new(MessageType::Response) };
             if let Some(stream) = session.answer(id, answer, with_stream) {
                 let length = rng.range(0, body + 1);
-                party.writing.push(Writing { stream, request: *request, written: 0, length });
+                party.writing.push(Writing {
+                    stream,
+                    request: *request,
+                    written: 0,
+                    length,
+                    full: false,
+                });
             }
             false
         });
@@ -316,7 +333,7 @@ impl Conversation {
         party.open += 1;
         match session.request(self.now, message, request % 4 == 0, request) {
             Ok((_, Some(stream))) => {
-                party.writing.push(Writing { stream, request, written: 0, length });
+                party.writing.push(Writing { stream, request, written: 0, length, full: false });
             }
             Ok((_, None)) => {}
             Err((SendError::Full | SendError::TooLarge | SendError::Draining, _)) => {
@@ -328,7 +345,12 @@ impl Conversation {
     fn write_streams(&mut self, end: End) {
         let party = &mut self.parties[index(end)];
         let Some(session) = &mut party.session else { return };
+        let writable = session.writable();
         party.writing.retain_mut(|writing| {
+            writing.full &= !writable.contains(&writing.stream);
+            if writing.full {
+                return true;
+            }
             let most = (writing.length - writing.written).min(20_000);
             let bytes: Vec<u8> =
                 (0..most).map(|at| byte_at(writing.request, writing.written + at)).collect();
@@ -336,6 +358,7 @@ impl Conversation {
                 WriteOutcome::Stopped => return false,
                 WriteOutcome::Took(took) => writing.written += took as u64,
             }
+            writing.full = true;
             if writing.written == writing.length {
                 session.end(writing.stream, StreamEnd::Finished);
                 return false;
@@ -349,8 +372,10 @@ impl Conversation {
         let Self { parties, rng, report, .. } = self;
         let party = &mut parties[index(end)];
         let Some(session) = &mut party.session else { return };
+        let readable = session.readable();
         party.reading.retain_mut(|reading| {
-            if reading.at > now {
+            reading.idle &= !readable.contains(&reading.stream);
+            if reading.at > now || reading.idle {
                 return true;
             }
             match session.read(reading.stream) {
@@ -365,7 +390,10 @@ impl Conversation {
                     reading.at = now + Duration::from_millis(rng.range(0, pause + 1));
                     true
                 }
-                ReadOutcome::Nothing => true,
+                ReadOutcome::Nothing => {
+                    reading.idle = true;
+                    true
+                }
                 ReadOutcome::End => {
                     report.whole_streams += 1;
                     false

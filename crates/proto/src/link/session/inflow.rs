@@ -38,6 +38,8 @@ pub(super) struct Inflow {
     parity: u64,
     /// Streams whose credit is to be given back now.
     due: VecDeque<u64>,
+    /// What ended streams still owed.
+    last: VecDeque<Credit>,
     /// Streams that owe less than a batch.
     small: Vec<u64>,
     /// Streams with something new for their readers.
@@ -54,17 +56,19 @@ impl Inflow {
             newest: 0,
             parity,
             due: VecDeque::new(),
+            last: VecDeque::new(),
             small: Vec::new(),
             readable: Vec::new(),
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.streams.is_empty()
+    /// Whether a stream has not come to its end.
+    pub fn has_streams(&self) -> bool {
+        self.streams.values().any(|stream| stream.end.is_none())
     }
 
     pub fn has_credit_due(&self) -> bool {
-        !self.due.is_empty()
+        !self.due.is_empty() || !self.last.is_empty()
     }
 
     pub fn has_small_credit(&self) -> bool {
@@ -116,7 +120,7 @@ impl Inflow {
             stream.queued -= length;
             self.queued -= length;
             stream.owed += length;
-            if stream.end.is_none() && !stream.due {
+            if !stream.due {
                 if stream.owed >= CREDIT_BATCH {
                     stream.due = true;
                     self.due.push_back(id);
@@ -129,7 +133,10 @@ impl Inflow {
         match stream.end.take() {
             None => ReadOutcome::Nothing,
             Some(end) => {
-                self.streams.remove(&id);
+                let owed = self.streams.remove(&id).map_or(0, |stream| stream.owed);
+                if owed > 0 {
+                    self.last.push_back(Credit { stream_id: id, bytes: owed, stop: false });
+                }
                 match end {
                     StreamEnd::Finished => ReadOutcome::End,
                     StreamEnd::Failed(why) => ReadOutcome::Failed(why),
@@ -142,10 +149,6 @@ impl Inflow {
     pub fn stop(&mut self, id: u64) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         self.queued -= stream.queued;
-        if stream.end.is_some() {
-            self.streams.remove(&id);
-            return;
-        }
         stream.stopped = true;
         stream.queued = 0;
         stream.queue = VecDeque::new();
@@ -167,6 +170,9 @@ impl Inflow {
 
     /// The next credit to send.
     pub fn pop_credit(&mut self) -> Option<Credit> {
+        if let Some(credit) = self.last.pop_front() {
+            return Some(credit);
+        }
         while let Some(id) = self.due.pop_front() {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             stream.due = false;
