@@ -2,6 +2,8 @@
 //!
 //! The client library is a peer, under a licence of its own: it is installed where the tests run and nowhere else.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,5 +1,7 @@
 //! The social layer as caches and browsers see it: entity tags, lifetimes, origins, and nginx as a proxy before it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
+
 use std::{
     fs,
     net::TcpListener,
@@ -105,7 +107,7 @@ on_both! {
     async fn a_tag_holds_until_something_changes(relay: Relay) {
         let (mut alice, mut bob) = (Author::new(1), Author::new(2));
         let first = alice.write(Draft::post("first", None));
-        assert_eq!(post(&relay.url(), &[first.clone()]).await.status(), 200);
+        assert_eq!(post(&relay.url(), std::slice::from_ref(&first)).await.status(), 200);
         let feed = format!("{}/query_index?system={}&content_type=3", relay.url(), alice.system());
         let about = format!("{}/query_references?query={}", relay.url(), references(&first));
         for url in [&feed, &about] {
@@ -136,7 +138,7 @@ on_both! {
         assert_eq!(counts(&about).await, [1, 0]);
         // What changes an item of an answer changes the answer.
         let reply = bob.write(Draft::post("reply", Some(Reference::Event(first.pointer()))));
-        post(&relay.url(), &[reply.clone()]).await;
+        post(&relay.url(), std::slice::from_ref(&reply)).await;
         let tag = text(get(&about, &[]).await.headers(), "etag").to_owned();
         let like = alice.write(Draft::opinion(Reference::Event(reply.pointer()), opinion::LIKE, 9));
         post(&relay.url(), &[like]).await;

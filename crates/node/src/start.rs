@@ -73,6 +73,11 @@ impl Node {
     /// # Errors
     /// [`StartError`]; nothing is left running.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
+        // On the heap: what waits for a start keeps no room for all of its steps.
+        Box::pin(Self::build(config, clock)).await
+    }
+
+    async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
         let dir = config.node.data_dir();
         std::fs::create_dir_all(&dir)
             .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;

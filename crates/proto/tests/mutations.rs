@@ -3,6 +3,8 @@
 //! Bounded, and the same each time, so that it can run in every test; `make fuzz` goes further.
 //! `RELAY_MUTATIONS` sets the number of inputs a decoder, `RELAY_SEED` another sequence.
 
+#![allow(clippy::unwrap_used, reason = "samples are good, or the test fails")]
+
 mod entry;
 
 use relay_proto::{

@@ -47,7 +47,7 @@ pub async fn serve(
                 None => {
                     let upgraded = tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrade(stream, most));
                     if let Ok(Some((socket, encoding))) = upgraded.await {
-                        links.accept(ticket, socket, encoding, arrival).await;
+                        links.accept(ticket, socket, encoding, arrival);
                     }
                 }
                 Some(tls) => {
@@ -61,7 +61,7 @@ pub async fn serve(
                     let upgraded = tokio::time::timeout(HANDSHAKE_TIMEOUT, upgraded);
                     if let Ok(Some(((socket, encoding), shown))) = upgraded.await {
                         arrival.certificates = shown;
-                        links.accept(ticket, socket, encoding, arrival).await;
+                        links.accept(ticket, socket, encoding, arrival);
                     }
                 }
             }

@@ -130,13 +130,17 @@ pub async fn a_delete_takes_its_subject_out(place: Place) {
     assert_eq!(references(&store, first.subject(), Some(content::POST)).await, 1);
 
     let delete = alice.write(Draft::delete(&second).unwrap(), 300);
-    let report = ingest(&store, &[delete.clone()]).await;
+    let report = ingest(&store, std::slice::from_ref(&delete)).await;
     assert_eq!((report.stored, report.deleted), (1, 1));
     assert_eq!(references(&store, first.subject(), None).await, 0);
     // The Delete stands in the place of what it deleted.
     assert_eq!(clocks(&feed(&store, alice.system(), None, 10).await), [3, 1]);
     assert_eq!(held(&store, alice.system()).await[0].1, [(1, 3)]);
-    assert_eq!(ingest(&store, &[second.clone()]).await.stored, 0, "it does not come back");
+    assert_eq!(
+        ingest(&store, std::slice::from_ref(&second)).await.stored,
+        0,
+        "it does not come back"
+    );
 
     // A second Delete of the same, and a Delete of a Delete, are kept and change nothing.
     let again = alice.write(Draft::delete(&second).unwrap(), 301);
@@ -150,7 +154,7 @@ pub async fn a_delete_takes_its_subject_out(place: Place) {
     let mut carol = Device::new(3, 3);
     let gone = carol.post("gone", 10);
     let delete = carol.write(Draft::delete(&gone).unwrap(), 20);
-    ingest(&store, &[delete.clone()]).await;
+    ingest(&store, std::slice::from_ref(&delete)).await;
     assert_eq!(held(&store, carol.system()).await[0].1, [(1, 2)]);
     assert_eq!(ingest(&store, &[gone]).await.stored, 0);
     let both = carol.post("both", 30);
@@ -361,7 +365,7 @@ pub async fn texts_are_found_while_they_are_current(place: Place) {
     let old = name(&mut alice, "wren", 50);
     let new = name(&mut alice, "kestrel of the moor", 60);
     // The newer one comes first; the older one never counts.
-    ingest(&store, &[new.clone()]).await;
+    ingest(&store, std::slice::from_ref(&new)).await;
     ingest(&store, &[old]).await;
     ingest(&store, &posts).await;
     let found = |words, text: &'static str, offset, limit| {
