@@ -175,7 +175,7 @@ fn place(node: &Node, home: Option<RelayId>, parts: Parts, bytes: Bytes) -> Resu
 }
 
 /// Another relay takes this one for the home, and this one takes a third for it.
-fn loops(node: &Node, home: &RelayId) -> Problem {
+pub(crate) fn loops(node: &Node, home: &RelayId) -> Problem {
     let me = &node.identity.relay_id;
     let message = format!("'{me}' is not the home of this: for '{me}' it is '{home}'");
     Problem::new(Code::LoopDetected, message)

@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, any, delete, get, post},
+    routing::{any, delete, get, post},
 };
 use relay_node::Node;
 use relay_proto::Problem;
@@ -36,7 +36,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/health", get(info::health))
         .route("/healthz", get(info::healthz))
         .route("/metrics", get(info::metrics))
-        .merge(homed(node.clone(), get(sse::events)))
+        .merge(homed(node.clone()))
         .route("/v1/auth/challenge", post(sessions::challenge))
         .route("/v1/auth/verify", post(sessions::verify))
         .route("/v1/auth/revoke", post(access::revoke_proof))
@@ -95,12 +95,12 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
-/// What has a home: served here where this relay is it, else forwarded.
-fn homed(node: Arc<Node>, stream: MethodRouter<Arc<Node>>) -> Router<Arc<Node>> {
+/// What has a home: served here where this relay is it, else forwarded. Other relays may forward it too.
+pub(crate) fn homed(node: Arc<Node>) -> Router<Arc<Node>> {
     Router::new()
         .route("/v1/events", get(events::query).post(events::publish))
         .route("/v1/events/count", get(events::count))
-        .route("/v1/events/stream", stream)
+        .route("/v1/events/stream", get(sse::events))
         .route("/v1/lock-watch", get(sse::lock_watch))
         .route("/v1/events/{id}", get(events::get))
         .route("/v1/events/address/{kind}/{pubkey}/", get(events::address_without_d))
@@ -111,12 +111,6 @@ fn homed(node: Arc<Node>, stream: MethodRouter<Arc<Node>>) -> Router<Arc<Node>> 
         .route("/v1/locks/{*resource}", get(locks::get).post(locks::post))
         .route("/v1/lock-history", get(locks::history))
         .route_layer(middleware::from_fn_with_state(node, homes::pass))
-}
-
-/// What other relays may forward here.
-pub(crate) fn home_door(node: Arc<Node>) -> Router {
-    let stream = get(sse::events).post(sse::forwarded_events);
-    homed(node.clone(), stream).fallback(unknown_path).with_state(node)
 }
 
 async fn unknown_path() -> Refused {

@@ -120,7 +120,7 @@ impl Doors {
             tasks: shared.tasks.clone(),
             node: node.clone(),
         };
-        let door = HomeDoor::new(node.clone(), routes::home_door(node.clone()));
+        let door = HomeDoor::new(node.clone());
         node.open_door(Arc::new(door));
         for listener in listeners {
             shared.tasks.spawn(accept_tcp(listener, acceptor.clone(), shared.clone()));

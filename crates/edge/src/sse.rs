@@ -29,7 +29,7 @@ use crate::{
     body, chat,
     feeds::SubscribeConversation,
     held::{self, Held},
-    homes::FromRelay,
+    homes::{self, FromRelay},
     params::Params,
     reply::Reply,
     socket::retry_advice_ms,
@@ -68,6 +68,9 @@ pub(crate) async fn forwarded_events(State(node): State<Arc<Node>>, request: Req
     let bytes = body::read(&parts.headers, body, body::SMALL).await?;
     let caller = auth::caller(&node, &parts, &bytes).await?;
     let mut asked: Subscribe = body::parse(&bytes)?;
+    if let Some(home) = homes::home_of_filters(&node, &asked.filters)? {
+        return Err(homes::loops(&node, &home).into());
+    }
     if let Some(cursor) = resume(&parts.headers, &Params::default()) {
         asked.after = Some(cursor);
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use axum::{Router, body::Body};
+use axum::{Router, body::Body, routing::post};
 use futures_util::future::BoxFuture;
 use http::Request;
 use relay_core::policy::Principal;
@@ -15,7 +15,10 @@ use relay_proto::{Problem, RelayId, auth::verify_grant};
 use tower::ServiceExt;
 
 use super::{Known, carry};
-use crate::auth::{Caller, Proof};
+use crate::{
+    auth::{Caller, Proof},
+    routes, sse,
+};
 
 /// Marks a request that another relay forwarded.
 #[derive(Debug, Clone)]
@@ -28,8 +31,11 @@ pub(crate) struct HomeDoor {
 }
 
 impl HomeDoor {
-    /// `router` has the routes that may be reached over links, and no others.
-    pub fn new(node: Arc<Node>, router: Router) -> Self {
+    /// Relays reach what has a home, and nothing else; a subscription comes with its filters as body.
+    pub fn new(node: Arc<Node>) -> Self {
+        let router = routes::homed(node.clone())
+            .route("/v1/events/stream", post(sse::forwarded_events))
+            .with_state(node.clone());
         Self { node, router }
     }
 }
