@@ -119,6 +119,7 @@ impl Doors {
             tasks: shared.tasks.clone(),
             node: node.clone(),
         };
+        let _ = node.address.set(doors.address());
         for listener in listeners {
             shared.tasks.spawn(accept_tcp(listener, acceptor.clone(), shared.clone()));
         }
@@ -140,6 +141,23 @@ impl Doors {
             shared.tasks.spawn(accept_local(listener, shared.clone()));
         }
         Ok(doors)
+    }
+
+    /// Where others reach this relay: its public name, else the first address it listens on.
+    fn address(&self) -> String {
+        let domain = &self.node.config.tls.domain;
+        if !domain.is_empty() {
+            return format!("https://{domain}");
+        }
+        let scheme = if self.tls { "https" } else { "http" };
+        match self.http.first() {
+            // From elsewhere it has another address, which only `chat.public_url` can tell.
+            Some(addr) if addr.ip().is_unspecified() => {
+                format!("{scheme}://127.0.0.1:{}", addr.port())
+            }
+            Some(addr) => format!("{scheme}://{addr}"),
+            None => String::new(),
+        }
     }
 
     /// Stops accepting, lets what is under way finish within `timeout`, then cuts the rest.
