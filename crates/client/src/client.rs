@@ -1,8 +1,11 @@
 //! The connection to one relay, and how one request goes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use relay_proto::{Code, NodeId, Problem};
+use relay_proto::{Code, NodeId, Problem, RelayId};
 use reqwest::{
     Method, Response, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
@@ -10,7 +13,7 @@ use reqwest::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{auth::Credentials, endpoint::Endpoint, error::Error, signer::Signer};
+use crate::{auth::Credentials, endpoint::Endpoint, error::Error, session, signer::Signer};
 
 /// A relay, as one caller sees it. Cloning is cheap and shares the connections.
 ///
@@ -39,6 +42,8 @@ pub(crate) struct Inner {
     /// Signs events; may be there although requests are authenticated by a token.
     signer: Option<Arc<Signer>>,
     pub(crate) timeout: Duration,
+    /// Our leave for the relay to speak for us at other homes, made when it first asks for one.
+    grant: Mutex<Option<Arc<str>>>,
 }
 
 /// Settings of a [`Client`].
@@ -115,11 +120,14 @@ impl ClientBuilder {
                 credentials: self.credentials,
                 signer: self.signer,
                 timeout: self.timeout,
+                grant: Mutex::default(),
             }),
         })
     }
 }
 
+/// What requests without a session call their device in grants.
+const GRANT_DEVICE: &str = "relay-client";
 /// Finds dead peers of long waits in bounded time.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// The deadline of one operation unless told otherwise.
@@ -274,10 +282,32 @@ impl Client {
     /// As [`call`](Self::call).
     pub async fn fetch(&self, request: Request) -> Result<bytes::Bytes, Error> {
         let deadline = self.inner.timeout.saturating_add(request.patience);
-        match tokio::time::timeout(deadline, self.exchange(&request)).await {
+        let exchange = async {
+            match self.exchange(&request).await {
+                Err(error) if request.signed && self.grants_what_is_asked(&error)? => {
+                    self.exchange(&request).await
+                }
+                other => other,
+            }
+        };
+        match tokio::time::timeout(deadline, exchange).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::Timeout { url: self.address(), after: deadline }),
         }
+    }
+
+    /// Whether the relay refused for want of a grant (`federation.md`, Homes), which then is made.
+    /// A relay can only ask for one for itself: at any other it is worth nothing.
+    fn grants_what_is_asked(&self, error: &Error) -> Result<bool, Error> {
+        let Some(signer) = &self.inner.signer else { return Ok(false) };
+        let asked = error.problem().filter(|problem| problem.code == Code::Unauthorized);
+        let edge = asked.and_then(|problem| problem.extra.get("grant_for")?.as_str());
+        let Some(edge) = edge.and_then(|edge| edge.parse::<RelayId>().ok()) else {
+            return Ok(false);
+        };
+        let grant = session::make_grant(signer, edge, GRANT_DEVICE)?;
+        *self.inner.grant.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant.into());
+        Ok(true)
     }
 
     /// Sends, and once more where the connection broke after it had been made: pooled connections
@@ -299,6 +329,10 @@ impl Client {
             let header = self.authorization(&request.method, &url, body)?;
             if let Some(value) = header {
                 http = http.header(AUTHORIZATION, value);
+            }
+            let grant = self.inner.grant.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(grant) = grant {
+                http = http.header("relay-grant", &*grant);
             }
         }
         http = http.header(ACCEPT, "application/json");

@@ -1,11 +1,15 @@
 //! Sessions: proving a key once, and a bearer token from then on (`gateway.md`, 3 and 4).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use relay_proto::{NodeId, auth::credential_hash};
+use relay_proto::{
+    NodeId, Problem, RelayId,
+    auth::{DeviceId, GrantClaims, credential_hash, grant},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    auth::unix_ns,
     client::{Client, Request},
     error::Error,
     signer::Signer,
@@ -44,19 +48,24 @@ impl Client {
     /// # Errors
     /// [`Error::NoKey`]; `unauthorized`, `rate_limited`, and any [`Error`] of the transport.
     pub async fn login(&self, device_id: &str, label: Option<&str>) -> Result<Session, Error> {
-        let token = self.prove(device_id).await?;
+        let (token, relay) = self.prove(device_id).await?;
         let mut body = json!({ "auth_token": token, "device_id": device_id });
+        // So that the relay can ask other homes for us.
+        if let Ok(relay) = relay.parse() {
+            body["grants"] = json!([make_grant(self.signer()?, relay, device_id)?]);
+        }
         if let Some(label) = label {
             body["client_label"] = label.into();
         }
         self.call(unsigned("/v1/session/start", &body)).await
     }
 
-    /// Answers a challenge: gives a short-lived `at_` token for starting sessions of this device.
+    /// Answers a challenge: gives a short-lived `at_` token for starting sessions of this device, and
+    /// the id of the relay.
     ///
     /// # Errors
     /// As [`login`](Self::login).
-    async fn prove(&self, device_id: &str) -> Result<String, Error> {
+    async fn prove(&self, device_id: &str) -> Result<(String, String), Error> {
         #[derive(Deserialize)]
         struct Verified {
             auth_token: String,
@@ -72,7 +81,7 @@ impl Client {
             "sig": URL_SAFE_NO_PAD.encode(answer(key, device_id, &challenge)?),
         });
         let verified: Verified = self.call(unsigned("/v1/auth/verify", &answer)).await?;
-        Ok(verified.auth_token)
+        Ok((verified.auth_token, challenge.gateway_id))
     }
 
     /// Exchanges a resume token for fresh tokens of the same session.
@@ -113,6 +122,16 @@ impl Client {
         let body = json!({ by: id, "include_self": include_self });
         self.call(Request::post("/v1/session/revoke", &body)).await
     }
+}
+
+/// A day's leave for the relay `edge` to speak for this device at other homes.
+pub(crate) fn make_grant(key: &Signer, edge: RelayId, device_id: &str) -> Result<String, Error> {
+    let device = DeviceId::new(device_id)
+        .ok_or_else(|| Error::refused(Problem::invalid("a device's name has 1 to 128 bytes")))?;
+    let now_ms = unix_ns() / 1_000_000;
+    let claims = GrantClaims::new(key.node_id(), device, edge, now_ms, grant::MAX_TTL_MS);
+    let payload = claims.payload();
+    Ok(grant::join(&payload, &key.sign(&grant::signed_bytes(&payload))?))
 }
 
 fn unsigned(path: &str, body: &Value) -> Request {

@@ -15,7 +15,7 @@ use relay_proto::{
 };
 use relay_store::TokenPurpose;
 
-use crate::peer::Peer;
+use crate::{homes::Known, peer::Peer};
 
 /// Who sent a request, and how that is known.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub(crate) enum Proof {
     LocalSocket,
     Session(Arc<LiveSession>),
     SignedRequest,
+    /// Another relay asks on its user's grant.
+    Grant,
     Token(TokenPurpose),
 }
 
@@ -80,6 +82,9 @@ pub(crate) async fn identify(
 /// # Errors
 /// As [`identify`]; `rate_limited` where an address keeps guessing.
 pub(crate) async fn caller(node: &Node, parts: &Parts, body: &[u8]) -> Result<Caller, Problem> {
+    if let Some(Known(caller)) = parts.extensions.get() {
+        return Ok(caller.clone());
+    }
     let outcome = match parts.headers.get(header::AUTHORIZATION) {
         None => return Ok(by_peer(parts)),
         Some(value) => match value.to_str().ok().and_then(|text| text.split_once(' ')) {

@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 
 use crate::{
     auth, body,
+    homes::{self, FromRelay},
     params::Params,
     reply::{Reply, is_unchanged, no_store, raw_json},
 };
@@ -55,6 +56,7 @@ impl From<&Published> for Receipt {
 pub(crate) async fn publish(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, body) = request.into_parts();
     let limit = node.live().events.max_batch_bytes.0 as usize;
+    let from_relay = parts.extensions.get::<FromRelay>().is_some();
     let bytes = body::read(&parts.headers, body, limit).await?;
     if is_ndjson(&parts.headers, header::CONTENT_TYPE) {
         let lines: Vec<Bytes> = bytes
@@ -62,21 +64,20 @@ pub(crate) async fn publish(State(node): State<Arc<Node>>, request: Request) -> 
             .filter(|line| !line.trim_ascii().is_empty())
             .map(|line| bytes.slice_ref(line))
             .collect();
-        return publish_many(&node, lines).await;
+        return publish_many(&node, lines, from_relay).await;
     }
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         let items: Vec<&RawValue> = body::parse(&bytes)?;
         let items = items.iter().map(|item| bytes.slice_ref(item.get().as_bytes())).collect();
-        return publish_many(&node, items).await;
+        return publish_many(&node, items, from_relay).await;
     }
-    publish_one(&node, &bytes).await
+    publish_one(&node, &bytes, from_relay).await
 }
 
-async fn publish_one(node: &Node, bytes: &[u8]) -> Reply {
+async fn publish_one(node: &Arc<Node>, bytes: &[u8], from_relay: bool) -> Reply {
     let raw = parse_event(bytes, &node.event_limits()).map_err(Problem::from)?;
-    let published = node
-        .events
-        .publish(node.events.lane(), vec![raw])
+    let home = node.homes.of(raw.namespace());
+    let published = homes::publish(node, node.events.lane(), vec![raw], from_relay)
         .await
         .pop()
         .unwrap_or_else(|| Err(Problem::new(Code::InternalError, "no outcome")))?;
@@ -85,11 +86,11 @@ async fn publish_one(node: &Node, bytes: &[u8]) -> Reply {
         PublishStatus::Duplicate { .. } => StatusCode::OK,
         PublishStatus::Relayed => StatusCode::ACCEPTED,
     };
-    Ok(no_store(status, &Receipt::from(&published)))
+    Ok(homes::named(no_store(status, &Receipt::from(&published)), home))
 }
 
 /// Each event has its own outcome; a bad one does not stop the others.
-async fn publish_many(node: &Arc<Node>, items: Vec<Bytes>) -> Reply {
+async fn publish_many(node: &Arc<Node>, items: Vec<Bytes>, from_relay: bool) -> Reply {
     let most = node.live().events.max_batch as usize;
     if items.len() > most {
         let message = format!("a batch holds at most {most} events");
@@ -115,7 +116,8 @@ async fn publish_many(node: &Arc<Node>, items: Vec<Bytes>) -> Reply {
             Err(problem) => places.push(Err((id, problem))),
         }
     }
-    let mut outcomes = node.events.publish(node.events.lane(), raws).await.into_iter();
+    let outcomes = homes::publish(node, node.events.lane(), raws, from_relay).await;
+    let mut outcomes = outcomes.into_iter();
     let mut results = Vec::with_capacity(places.len() * 160);
     results.extend_from_slice(b"{\"results\":[");
     for (index, place) in places.into_iter().enumerate() {

@@ -13,6 +13,7 @@ mod events;
 mod federation;
 mod feeds;
 mod held;
+mod homes;
 mod info;
 mod locks;
 mod openapi;

@@ -46,7 +46,7 @@ impl Params {
     }
 
     /// All values of a comma list, over all its repetitions.
-    fn list<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Vec<T>, Problem> {
+    pub fn list<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Vec<T>, Problem> {
         self.0
             .iter()
             .filter(|(known, _)| known == name)

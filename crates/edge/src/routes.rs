@@ -11,14 +11,14 @@ use axum::{
     http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{any, delete, get, post},
+    routing::{MethodRouter, any, delete, get, post},
 };
 use relay_node::Node;
 use relay_proto::Problem;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
-    access, attach, calls, chat, events, federation, info, locks, openapi, operate,
+    access, attach, calls, chat, events, federation, homes, info, locks, openapi, operate,
     reply::{Refused, name_request},
     services, sessions, social, socket, sse,
 };
@@ -36,18 +36,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/health", get(info::health))
         .route("/healthz", get(info::healthz))
         .route("/metrics", get(info::metrics))
-        .route("/v1/events", get(events::query).post(events::publish))
-        .route("/v1/events/count", get(events::count))
-        .route("/v1/events/stream", get(sse::events))
-        .route("/v1/lock-watch", get(sse::lock_watch))
-        .route("/v1/events/{id}", get(events::get))
-        .route("/v1/events/address/{kind}/{pubkey}/", get(events::address_without_d))
-        .route("/v1/events/address/{kind}/{pubkey}//history", get(events::history_without_d))
-        .route("/v1/events/address/{kind}/{pubkey}/{d}", get(events::address))
-        .route("/v1/events/address/{kind}/{pubkey}/{d}/history", get(events::address_history))
-        .route("/v1/locks", get(locks::list))
-        .route("/v1/locks/{*resource}", get(locks::get).post(locks::post))
-        .route("/v1/lock-history", get(locks::history))
+        .merge(homed(node.clone(), get(sse::events)))
         .route("/v1/auth/challenge", post(sessions::challenge))
         .route("/v1/auth/verify", post(sessions::verify))
         .route("/v1/auth/revoke", post(access::revoke_proof))
@@ -106,6 +95,30 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
+/// What has a home: served here where this relay is it, else forwarded.
+fn homed(node: Arc<Node>, stream: MethodRouter<Arc<Node>>) -> Router<Arc<Node>> {
+    Router::new()
+        .route("/v1/events", get(events::query).post(events::publish))
+        .route("/v1/events/count", get(events::count))
+        .route("/v1/events/stream", stream)
+        .route("/v1/lock-watch", get(sse::lock_watch))
+        .route("/v1/events/{id}", get(events::get))
+        .route("/v1/events/address/{kind}/{pubkey}/", get(events::address_without_d))
+        .route("/v1/events/address/{kind}/{pubkey}//history", get(events::history_without_d))
+        .route("/v1/events/address/{kind}/{pubkey}/{d}", get(events::address))
+        .route("/v1/events/address/{kind}/{pubkey}/{d}/history", get(events::address_history))
+        .route("/v1/locks", get(locks::list))
+        .route("/v1/locks/{*resource}", get(locks::get).post(locks::post))
+        .route("/v1/lock-history", get(locks::history))
+        .route_layer(middleware::from_fn_with_state(node, homes::pass))
+}
+
+/// What other relays may forward here.
+pub(crate) fn home_door(node: Arc<Node>) -> Router {
+    let stream = get(sse::events).post(sse::forwarded_events);
+    homed(node.clone(), stream).fallback(unknown_path).with_state(node)
+}
+
 async fn unknown_path() -> Refused {
     Refused(Problem::not_found("no such path; GET /openapi.json lists them"))
 }
@@ -143,6 +156,7 @@ fn cors(node: Arc<Node>) -> CorsLayer {
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static("relay-timeout-ms"),
             HeaderName::from_static("relay-version"),
+            HeaderName::from_static(homes::GRANT_HEADER),
             HeaderName::from_static("traceparent"),
         ])
         .expose_headers([
@@ -150,6 +164,7 @@ fn cors(node: Arc<Node>) -> CorsLayer {
             header::RETRY_AFTER,
             HeaderName::from_static("relay-request-id"),
             HeaderName::from_static("relay-cursor"),
+            HeaderName::from_static(homes::HOME_HEADER),
             header::ACCEPT_RANGES,
             header::CONTENT_RANGE,
         ])

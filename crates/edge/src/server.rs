@@ -27,6 +27,7 @@ use tower::Service;
 
 use crate::{
     acme::Acme,
+    homes::HomeDoor,
     info,
     peer::{Certificates, Peer},
     routes,
@@ -120,6 +121,8 @@ impl Doors {
             node: node.clone(),
         };
         let _ = node.address.set(doors.address());
+        let door = HomeDoor::new(node.clone(), routes::home_door(node.clone()));
+        node.open_door(Arc::new(door));
         for listener in listeners {
             shared.tasks.spawn(accept_tcp(listener, acceptor.clone(), shared.clone()));
         }
@@ -163,6 +166,7 @@ impl Doors {
     /// Stops accepting, lets what is under way finish within `timeout`, then cuts the rest.
     pub async fn close(self, timeout: Duration) {
         self.accepting.cancel();
+        self.node.close_door();
         self.node.stop.cancel();
         self.closing.cancel();
         self.tasks.close();

@@ -11,7 +11,10 @@ use relay_core::sessions::{RevokeTarget, Start, Started, Verify};
 use relay_node::Node;
 use relay_proto::{
     NodeId, Problem,
-    auth::{ChallengeId, ClientLabel, DeviceId, SessionId, fold_user_id, proof::parse_signature},
+    auth::{
+        ChallengeId, ClientLabel, DeviceId, GrantClaims, GrantError, SessionId, fold_user_id,
+        proof::parse_signature, verify_grant,
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -44,12 +47,18 @@ pub(crate) struct StartBody {
     device_id: String,
     device_credential: Option<String>,
     client_label: Option<String>,
+    /// For what lies at other homes: grants of the user for this device and this relay.
+    #[serde(default)]
+    grants: Vec<String>,
 }
 
 /// The body of `session.resume`.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct ResumeBody {
     resume_token: String,
+    /// As when it was started.
+    #[serde(default)]
+    grants: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -110,15 +119,59 @@ pub(crate) async fn start(
         credential: asked.device_credential.as_deref(),
         label,
     };
-    Ok(node.sessions.start(start).await?)
+    let grant = grant(node, &asked.grants)?;
+    if grant.as_ref().is_some_and(|(claims, _)| claims.device_id != start.device) {
+        return Err(Problem::unauthorized("the grant is for another device"));
+    }
+    let started = node.sessions.start(start).await?;
+    keep_grant(node, &started, grant).await?;
+    Ok(started)
 }
+
+/// The grant for this relay among those that came; those for others are of no use here.
+fn grant(node: &Node, grants: &[String]) -> Result<Option<(GrantClaims, Arc<str>)>, Problem> {
+    if grants.len() > MAX_GRANTS {
+        return Err(Problem::invalid(format!("at most {MAX_GRANTS} grants")));
+    }
+    let now_ms = node.clock.wall_ns() / 1_000_000;
+    for text in grants {
+        match verify_grant(text, &node.identity.relay_id, now_ms) {
+            Ok(claims) => return Ok(Some((claims, text.as_str().into()))),
+            Err(GrantError::Edge) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// Keeps the grant with its session; a session with somebody else's grant ends again.
+async fn keep_grant(
+    node: &Node,
+    started: &Started,
+    grant: Option<(GrantClaims, Arc<str>)>,
+) -> Result<(), Problem> {
+    let Some((claims, text)) = grant else { return Ok(()) };
+    let session = &started.session;
+    if claims.user_id != session.user() || claims.device_id != *session.device() {
+        node.sessions.logout(session).await?;
+        return Err(Problem::unauthorized("the grant is another user's or device's"));
+    }
+    session.set_grant(text);
+    Ok(())
+}
+
+/// The most grants that come with a session.
+const MAX_GRANTS: usize = 16;
 
 /// Continues a session.
 ///
 /// # Errors
 /// `resume_failed`.
 pub(crate) async fn resume(node: &Node, asked: ResumeBody) -> Result<Started, Problem> {
-    Ok(node.sessions.resume(&asked.resume_token).await?)
+    let grant = grant(node, &asked.grants)?;
+    let resumed = node.sessions.resume(&asked.resume_token).await?;
+    keep_grant(node, &resumed, grant).await?;
+    Ok(resumed)
 }
 
 /// What the holder of a new session is told; the only place where its tokens are shown.

@@ -23,6 +23,7 @@ use relay_proto::Problem;
 
 use crate::{
     auth,
+    homes::Speaker,
     reply::{Refused, Reply},
     sessions,
 };
@@ -52,6 +53,7 @@ pub(crate) async fn upgrade(
         place: node.connections.enter(&node.live().chat, address, session)?,
         address,
         label: sessions::label_of(&parts.headers),
+        grant: Speaker::of(&parts.headers, &caller).grant,
         caller,
     };
     let max_frame = node.live().chat.max_frame.0 as usize;

@@ -26,9 +26,10 @@ use tokio::{
 
 use crate::{
     auth::{self, Caller},
-    chat,
+    body, chat,
     feeds::SubscribeConversation,
     held::{self, Held},
+    homes::FromRelay,
     params::Params,
     reply::Reply,
     socket::retry_advice_ms,
@@ -59,6 +60,19 @@ pub(crate) async fn events(State(node): State<Arc<Node>>, request: Request) -> R
     let (reader, held) = (node.reader(caller.principal), Held::of(&node, &caller));
     let place = place(&node, &parts, &caller)?;
     open(node, Asked::Events(reader, asked), held, place).await
+}
+
+/// As [`events`], for other relays: what `stream.subscribe` has is the body.
+pub(crate) async fn forwarded_events(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(&parts.headers, body, body::SMALL).await?;
+    let caller = auth::caller(&node, &parts, &bytes).await?;
+    let mut asked: Subscribe = body::parse(&bytes)?;
+    if let Some(cursor) = resume(&parts.headers, &Params::default()) {
+        asked.after = Some(cursor);
+    }
+    let (reader, held) = (node.reader(caller.principal), Held::of(&node, &caller));
+    open(node, Asked::Events(reader, asked), held, Place::default()).await
 }
 
 /// `GET /v1/lock-watch?ns=&resource=`: the present state of the lock, if one is named, then its changes.
@@ -101,6 +115,10 @@ pub(crate) async fn conversation(State(node): State<Arc<Node>>, request: Request
 }
 
 fn place(node: &Node, parts: &Parts, caller: &Caller) -> Result<Place, Problem> {
+    // A relay has one link for all its clients, which bounds their streams.
+    if parts.extensions.get::<FromRelay>().is_some() {
+        return Ok(Place::default());
+    }
     let session = caller.session().ok().map(|session| &**session);
     node.connections.enter(&node.live().chat, auth::client_address(node, parts), session)
 }

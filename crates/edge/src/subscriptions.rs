@@ -5,7 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use axum::extract::ws::Utf8Bytes;
 use bytes::Bytes;
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{AbortHandle, Abortable, BoxStream, FuturesUnordered, SelectAll},
+};
 use relay_core::{
     events::{Question, check_filters},
     fanout::{Item, JoinLive, LockWatch, Outbox, OutboxLimits, ReadScope, SubscriptionId},
@@ -21,7 +25,10 @@ use relay_store::{Order, Page};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::feeds::{Feeds, Step, text};
+use crate::{
+    feeds::{Feeds, Step, text},
+    homes::{Piece, Tail},
+};
 
 /// Subscriptions and watches of one connection.
 const MAX_PER_CONNECTION: usize = 1_000;
@@ -50,6 +57,17 @@ pub(crate) struct Unsubscribe {
 pub(crate) struct WatchLock {
     pub ns: Option<Namespace>,
     pub resource: Option<String>,
+}
+
+impl WatchLock {
+    /// What the watch is called among the subscriptions of its connection.
+    pub fn name(&self) -> String {
+        watch_name(self.ns.as_ref().unwrap_or(&Namespace::default()), self.resource.as_ref())
+    }
+}
+
+fn watch_name(ns: &Namespace, resource: Option<&impl std::fmt::Debug>) -> String {
+    format!("\0lock {ns} {resource:?}")
 }
 
 /// A frame to be sent, with what SSE wants to know of it.
@@ -81,6 +99,51 @@ pub(crate) struct Subscriptions {
     fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
     /// Conversations and the inbox, once the first of them is followed.
     feeds: Option<Box<Feeds>>,
+    /// Streams of other homes. Boxed, since most connections have none.
+    followed: Option<Box<FollowedTails>>,
+}
+
+/// Streams of other homes that this connection follows.
+#[derive(Default)]
+struct FollowedTails {
+    tails: SelectAll<BoxStream<'static, (Arc<Following>, Piece)>>,
+    /// Ends them by their name; what is under way then is dropped.
+    names: HashMap<String, AbortHandle, ahash::RandomState>,
+}
+
+impl FollowedTails {
+    /// What another home sent next; `None` while nothing is followed.
+    async fn next(&mut self) -> Option<Sent> {
+        loop {
+            let (following, piece) = self.tails.next().await?;
+            let text = match piece {
+                Piece::Quiet => continue,
+                // Who watches over a socket asks for the state when it wants it; only what changed
+                // while the way was broken is told by it.
+                Piece::Event(event) if event.t == "lock.state" && !event.resumed => continue,
+                Piece::Event(event) if !matches!(&*event.t, "stream.closed" | "error") => {
+                    return Some(Sent::new("stream.event", None, event.data));
+                }
+                Piece::Event(event) => event.data,
+                Piece::Refused(problem) => encode_error(following.frame.as_deref(), &problem),
+                Piece::Ended { problem, cursor } => {
+                    let mut body = problem.members();
+                    body.insert("sub".into(), following.name.as_str().into());
+                    body.insert("cursor".into(), cursor.into());
+                    encode("stream.closed", None, &body)
+                }
+            };
+            self.names.remove(&following.name);
+            return Some(Sent::new("stream.closed", None, text));
+        }
+    }
+}
+
+/// What a stream of another home is called here.
+struct Following {
+    name: String,
+    /// The id of the frame that asked for it.
+    frame: Option<String>,
 }
 
 struct Subscription {
@@ -108,6 +171,8 @@ pub(crate) enum Fetched {
         page: Result<Page, Problem>,
     },
     Feed(Box<Step>),
+    /// A frame of another home.
+    Followed(Sent),
 }
 
 impl Subscriptions {
@@ -122,6 +187,7 @@ impl Subscriptions {
             by_id: HashMap::default(),
             names: HashMap::default(),
             fetching: FuturesUnordered::new(),
+            followed: None,
             feeds: None,
         }
     }
@@ -183,6 +249,35 @@ impl Subscriptions {
         Ok(())
     }
 
+    /// Begins to pass on a stream of another home; one of the same name ends.
+    pub async fn follow(
+        &mut self,
+        name: String,
+        frame: Option<String>,
+        tail: Tail,
+    ) -> Result<(), Problem> {
+        if name.is_empty() || name.len() > MAX_NAME && !name.starts_with('\0') {
+            return Err(Problem::invalid(format!("sub is a name of 1 to {MAX_NAME} bytes")));
+        }
+        let already = self.followed.as_ref().map_or(0, |followed| followed.names.len());
+        if self.names.len() + already >= MAX_PER_CONNECTION {
+            let message = format!("at most {MAX_PER_CONNECTION} subscriptions a connection");
+            return Err(Problem::new(Code::LimitExceeded, message));
+        }
+        self.end_named(&name).await;
+        let followed = self.followed.get_or_insert_default();
+        let (handle, registration) = AbortHandle::new_pair();
+        followed.names.insert(name.clone(), handle);
+        let following = Arc::new(Following { name, frame });
+        let pieces =
+            futures_util::stream::unfold((tail, following), |(mut tail, following)| async move {
+                let piece = tail.next().await?;
+                Some(((following.clone(), piece), (tail, following)))
+            });
+        followed.tails.push(Abortable::new(pieces, registration).boxed());
+        Ok(())
+    }
+
     pub async fn unsubscribe(&mut self, asked: Unsubscribe) -> Result<(), Problem> {
         if self.end_named(&asked.sub).await {
             Ok(())
@@ -201,7 +296,7 @@ impl Subscriptions {
             .resource
             .map(|text| text.parse().map_err(|error| Problem::invalid(format!("{error}"))))
             .transpose()?;
-        let name = format!("\0lock {ns} {resource:?}");
+        let name = watch_name(&ns, resource.as_ref());
         if self.names.contains_key(&name) {
             return Ok(());
         }
@@ -218,10 +313,16 @@ impl Subscriptions {
 
     /// The next page that was fetched; never completes while none is under way.
     pub async fn next_page(&mut self) -> Option<Fetched> {
-        let Some(feeds) = &mut self.feeds else { return self.fetching.next().await };
+        let Self { fetching, feeds, followed, .. } = self;
+        if feeds.is_none() && followed.is_none() {
+            return fetching.next().await;
+        }
+        let step = async { feeds.as_mut()?.next_step().await };
+        let sent = async { followed.as_mut()?.next().await };
         tokio::select! {
-            Some(fetched) = self.fetching.next() => Some(fetched),
-            Some(step) = feeds.next_step() => Some(Fetched::Feed(Box::new(step))),
+            Some(fetched) = fetching.next() => Some(fetched),
+            Some(step) = step => Some(Fetched::Feed(Box::new(step))),
+            Some(sent) = sent => Some(Fetched::Followed(sent)),
             else => None,
         }
     }
@@ -231,6 +332,7 @@ impl Subscriptions {
         let (id, page) = match fetched {
             Fetched::Events { id, page } => (id, page),
             Fetched::Feed(step) => return self.feeds().take_step(*step),
+            Fetched::Followed(sent) => return vec![sent],
         };
         let Some(mut sub) = self.by_id.remove(&id) else { return Vec::new() };
         let page = match page {
@@ -336,6 +438,11 @@ impl Subscriptions {
     }
 
     async fn end_named(&mut self, name: &str) -> bool {
+        let followed = self.followed.as_mut().and_then(|followed| followed.names.remove(name));
+        if let Some(handle) = followed {
+            handle.abort();
+            return true;
+        }
         let Some(id) = self.names.remove(name) else { return false };
         self.by_id.remove(&id);
         self.node.fanout.leave(id).await;

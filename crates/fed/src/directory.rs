@@ -1,5 +1,4 @@
-//! The directory: which relay has which key and address (`federation.md`, Homes), and which relay is
-//! the home of a namespace.
+//! The directory: which relay has which key and address (`federation.md`, Homes).
 //!
 //! Entries come from the configuration, from directory files that operators sign and hand out, and
 //! from live peers; the first two bind a relay's name to its key, so that a relay with another
@@ -16,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use relay_proto::{NodeId, Problem, RelayId, SigningKey, call::Pattern, key::parse_hex};
+use relay_proto::{NodeId, Problem, RelayId, SigningKey, key::parse_hex};
 use serde::{Deserialize, Serialize};
 
 /// The most entries of one file; a longer one is refused.
@@ -235,25 +234,6 @@ impl From<DirectoryError> for Problem {
     }
 }
 
-/// Which relay is the home of a namespace, by configured patterns, the first that fits.
-#[derive(Debug, Clone, Default)]
-pub struct Homes {
-    rules: Vec<(Pattern, Option<RelayId>)>,
-}
-
-impl Homes {
-    /// Each rule names a pattern (`forge/**`) and the home; `None` is this relay.
-    pub fn new(rules: Vec<(Pattern, Option<RelayId>)>) -> Self {
-        Self { rules }
-    }
-
-    /// The home of a namespace; `None` when it is this relay.
-    pub fn home_of(&self, namespace: &str) -> Option<&RelayId> {
-        let rule = self.rules.iter().find(|(pattern, _)| pattern.matches(namespace));
-        rule.and_then(|(_, home)| home.as_ref())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,16 +328,5 @@ mod tests {
         assert!(directory.check(0, &id("hub-b"), &key(3).node_id()).is_ok());
         directory.remove_live(&id("hub-b"));
         assert!(directory.resolve(0, &id("hub-b")).is_none());
-    }
-
-    #[test]
-    fn the_first_rule_that_fits_names_the_home() {
-        let homes = Homes::new(vec![
-            ("forge/local/**".into(), None),
-            ("forge/**".into(), Some(id("hub-b"))),
-        ]);
-        assert_eq!(homes.home_of("forge/x"), Some(&id("hub-b")));
-        assert_eq!(homes.home_of("forge/local/x"), None);
-        assert_eq!(homes.home_of("default"), None);
     }
 }

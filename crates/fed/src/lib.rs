@@ -1,6 +1,6 @@
 //! Where is it, and how do I get there? Links to other relays, what they offer, and the way to it.
 //!
-//! - [`Directory`], [`Homes`]: which relay has which key and address, and what is whose
+//! - [`Directory`]: which relay has which key and address
 //! - [`link`]: what a link is to everything above it: a peer whose identity is proven, messages in
 //!   lanes, requests with answers, streams with credit
 //! - [`Federation`]: the handle: calls, registry, routes over all links
@@ -15,7 +15,7 @@ pub mod link;
 pub mod links;
 pub mod local;
 
-pub use directory::{Directory, DirectoryEntry, DirectoryFile, Homes};
+pub use directory::{Directory, DirectoryEntry, DirectoryFile};
 pub use federation::{Federation, FederationConfig};
 pub use link::{Link, LinkEvents};
 pub use local::LocalNode;

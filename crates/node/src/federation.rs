@@ -45,6 +45,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{Config, SecretFile},
+    homes::DoorFrame,
     identity::Identity,
     join::Joined,
     start::StartError,
@@ -84,6 +85,7 @@ pub(crate) struct Parts<'a> {
     pub identity: &'a Identity,
     pub dir: &'a Path,
     pub router: Router,
+    pub door: DoorFrame,
     pub sessions: Arc<Sessions>,
     pub clock: Arc<dyn Clock>,
 }
@@ -91,7 +93,7 @@ pub(crate) struct Parts<'a> {
 impl Federated {
     /// Builds it and begins to dial.
     pub(crate) fn start(parts: Parts<'_>) -> Result<Self, StartError> {
-        let Parts { config, joined, identity, dir, router, sessions, clock } = parts;
+        let Parts { config, joined, identity, dir, router, door, sessions, clock } = parts;
         let setting = |error: &dyn std::fmt::Display| StartError::Setting(error.to_string());
         let relay: RelayId = identity.relay_id.parse().map_err(|error| setting(&error))?;
         let role = if config.is_home() { Role::Home } else { Role::Main };
@@ -104,7 +106,7 @@ impl Federated {
         let rules =
             Arc::new(rules.map_err(|error| StartError::Setting(format!("links.rules: {error}")))?);
 
-        let offered = Arc::new(Offered::new(router.clone()));
+        let offered = Arc::new(Offered::new(router.clone(), door));
         let fed =
             FederationConfig::new(relay.clone(), role, identity.key.clone(), OsRng.next_u64());
         let federation = Federation::new(fed, offered);

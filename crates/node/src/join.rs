@@ -193,6 +193,7 @@ impl Node {
             identity: &self.identity,
             dir: &self.config.node.data_dir(),
             router: self.services.router.clone(),
+            door: self.door.clone(),
             sessions: self.sessions.clone(),
             clock: self.clock.clone(),
         });

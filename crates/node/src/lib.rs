@@ -7,6 +7,7 @@ pub mod config;
 mod connections;
 pub mod federation;
 mod gate;
+pub mod homes;
 mod identity;
 pub mod join;
 mod maintenance;

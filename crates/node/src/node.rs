@@ -1,4 +1,4 @@
-//! The node: what the doors call. One day it asks first where a name lives; today everything lives here.
+//! The node: what the doors call. Doors ask [`Node::homes`] first where a name lives.
 
 use std::{
     sync::{
@@ -31,8 +31,16 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config, connections::Connections, federation::Federated, gate::Reader,
-    identity::Identity, metrics::Metrics, mirror::Mirrors, reload::Live, services::Services,
+    config::Config,
+    connections::Connections,
+    federation::Federated,
+    gate::Reader,
+    homes::{DoorFrame, Homes},
+    identity::Identity,
+    metrics::Metrics,
+    mirror::Mirrors,
+    reload::Live,
+    services::Services,
     settings,
 };
 
@@ -62,6 +70,9 @@ pub struct Node {
     pub mirrors: Mirrors,
     pub services: Arc<Services>,
     pub(crate) federated: ArcSwap<Federated>,
+    pub homes: Homes,
+    /// Where requests that other relays forward come in.
+    pub(crate) door: DoorFrame,
     pub connections: Connections,
     /// Where others reach this relay, once its doors are open, as far as it knows itself.
     pub address: OnceLock<String>,

@@ -87,7 +87,14 @@ impl Live {
 /// The configuration after a reload: of `new` what can change live, the rest as it runs.
 fn take_over(running: &Config, new: &Config) -> Config {
     let mut next = running.clone();
-    next.namespace = new.namespace.clone();
+    // A home never changes while the relay runs: then all of these sections wait for a restart.
+    let homes = |config: &Config| -> Vec<(String, String)> {
+        let named = config.namespace.iter().filter(|policy| policy.home != "self");
+        named.map(|policy| (policy.r#match.clone(), policy.home.clone())).collect()
+    };
+    if homes(running) == homes(new) {
+        next.namespace = new.namespace.clone();
+    }
     next.acl = new.acl.clone();
     next.groups = new.groups.clone();
     next.quota = new.quota.clone();

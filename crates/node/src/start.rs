@@ -37,6 +37,7 @@ use crate::{
     connections::Connections,
     federation::{Federated, Parts},
     gate::{Everything, PolicyGate},
+    homes::{DoorFrame, Homes},
     identity::{Identity, IdentityError},
     join, maintenance,
     metrics::Metrics,
@@ -159,16 +160,21 @@ impl Node {
             .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
         let attachments =
             Attachments::new(store.clone(), files, clock.clone(), settings::attachments(&config));
+        let door = DoorFrame::default();
         let federated = Federated::start(Parts {
             config: &linked,
             joined: joined.as_ref(),
             identity: &identity,
             dir: &dir,
             router: services.router.clone(),
+            door: door.clone(),
             sessions: sessions.clone(),
             clock: clock.clone(),
         })?;
+        let homes = Homes::new(&config, &identity.relay_id)?;
         let node = Arc::new(Self {
+            homes,
+            door,
             conversations,
             inboxes,
             key_packages,

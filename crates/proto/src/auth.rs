@@ -4,6 +4,7 @@
 //! - [`challenge`]: what a client signs to prove that it holds a key
 //! - [`signed_token`]: tokens that the key holder makes offline (`sat1.`)
 //! - [`proof`]: the three forms of `auth_token` in one parser
+//! - [`grant`]: a user's leave for another relay to speak for it
 //! - [`request`]: the signed HTTP request of tools that keep no session
 //! - [`identity`]: user, device and label as clients write them
 //!
@@ -11,6 +12,7 @@
 //! the caller; only [`request::ReplayGuard`] keeps a bounded memory of its own.
 
 pub mod challenge;
+pub mod grant;
 pub mod identity;
 pub mod proof;
 pub mod request;
@@ -20,6 +22,7 @@ pub mod token;
 mod strict;
 
 pub use challenge::{Challenge, ChallengeId};
+pub use grant::{GrantClaims, GrantError, verify_grant};
 pub use identity::{ClientLabel, DeviceId, fold_user_id};
 pub use proof::AuthProof;
 pub use request::{ReplayGuard, RequestError, SignedRequest};

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -33,6 +33,8 @@ pub struct LiveSession {
     user: NodeId,
     device: DeviceId,
     state: watch::Sender<State>,
+    /// The user's leave for this relay to speak for the device at other homes, until the relay stops.
+    grant: Mutex<Option<Arc<str>>>,
     /// When it was last used, and what of that the store knows already.
     seen_ms: AtomicU64,
     kept_ms: AtomicU64,
@@ -64,6 +66,7 @@ impl LiveSession {
             user: row.user,
             device: row.device.clone(),
             state: watch::Sender::new(State::of(row)),
+            grant: Mutex::default(),
             seen_ms: AtomicU64::new(row.last_seen_at_ms),
             kept_ms: AtomicU64::new(row.last_seen_at_ms),
             checked_ms: AtomicU64::new(now_ms),
@@ -80,6 +83,15 @@ impl LiveSession {
 
     pub fn device(&self) -> &DeviceId {
         &self.device
+    }
+
+    /// The grant that the session was started or resumed with. Whoever uses it checks it.
+    pub fn grant(&self) -> Option<Arc<str>> {
+        self.grant.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_grant(&self, grant: Arc<str>) {
+        *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
     }
 
     /// Unix milliseconds; moves with each resume.

@@ -21,6 +21,7 @@ use super::{pace::Pace, publish::Publishes, requests, retry_advice_ms, rpc::Call
 use crate::{
     auth::Caller,
     held::{self, Held},
+    homes::Speaker,
     social::watch::SocialWatch,
     stall::STUCK,
     subscriptions::{Fetched, Subscriptions},
@@ -46,6 +47,8 @@ const POLICY: u16 = 1008;
 pub(super) struct Connection {
     pub node: Arc<Node>,
     pub principal: Principal,
+    /// The grant that the upgrade or the session came with.
+    pub grant: Option<Arc<str>>,
     /// The session that was started here or that the upgrade came with.
     pub held: Held,
     /// Where the client is, for limits.
@@ -72,6 +75,7 @@ pub(super) struct Connection {
 /// Who opened the socket.
 pub(super) struct Client {
     pub caller: Caller,
+    pub grant: Option<Arc<str>>,
     pub address: IpAddr,
     pub label: ClientLabel,
     pub place: Place,
@@ -101,7 +105,7 @@ enum Wake {
 impl Connection {
     pub fn new(node: Arc<Node>, socket: WebSocket, client: Client) -> Self {
         node.metrics.connections.fetch_add(1, Ordering::Relaxed);
-        let Client { caller, address, label, place } = client;
+        let Client { caller, grant, address, label, place } = client;
         let speaker = caller.session().ok().map(|session| node.chat_caller(session));
         let this = Self {
             subscriptions: Subscriptions::new(node.clone()),
@@ -109,6 +113,7 @@ impl Connection {
             social: SocialWatch::default(),
             node,
             principal: caller.principal,
+            grant,
             address,
             label,
             place,
@@ -134,6 +139,7 @@ impl Connection {
         self.hush();
         self.principal = Principal::Key(session.user());
         self.speaker = Some(self.node.chat_caller(&session));
+        self.grant = session.grant();
         self.held = Held::session(&self.node, session);
         self.listen();
     }
@@ -149,6 +155,11 @@ impl Connection {
         if let Some(speaker) = &self.speaker {
             self.node.presence.disconnect(&speaker.user, &self.subscriptions.outbox);
         }
+    }
+
+    /// Who asks here, as other homes will know it.
+    pub fn asker(&self) -> Speaker {
+        Speaker { principal: self.principal, grant: self.grant.clone() }
     }
 
     /// Serves the socket until it ends. Boxed, since a future keeps what it is given by value twice.

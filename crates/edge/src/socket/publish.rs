@@ -19,8 +19,9 @@ use relay_proto::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 
-use crate::events::Receipt;
+use crate::{events::Receipt, homes};
 
 /// Events of one connection that may be under way; beyond it the socket is not read.
 const MAX_IN_FLIGHT: usize = 1_024;
@@ -29,7 +30,6 @@ const MAX_IN_FLIGHT: usize = 1_024;
 const LONGEST_WAIT_MS: u64 = 60_000;
 
 /// What one connection has published and not yet been told about.
-#[derive(Default)]
 pub(super) struct Publishes {
     /// Read, not yet handed on.
     raws: Vec<RawEvent>,
@@ -40,6 +40,8 @@ pub(super) struct Publishes {
     lane: Option<Lane>,
     /// Something waits for a rate: the socket is not read meanwhile.
     slowed: Arc<AtomicBool>,
+    /// One batch at a time goes to other homes, so that these too get them in the order sent.
+    turn: Arc<Semaphore>,
 }
 
 /// The outcomes of one batch with the ids of their frames.
@@ -52,6 +54,20 @@ pub(super) struct Done {
 struct Body<'a> {
     #[serde(borrow)]
     event: &'a RawValue,
+}
+
+impl Default for Publishes {
+    fn default() -> Self {
+        Self {
+            raws: Vec::new(),
+            ids: Vec::new(),
+            jobs: FuturesUnordered::new(),
+            in_flight: 0,
+            lane: None,
+            slowed: Arc::default(),
+            turn: Arc::new(Semaphore::new(1)),
+        }
+    }
 }
 
 impl Publishes {
@@ -79,11 +95,16 @@ impl Publishes {
         self.in_flight += raws.len();
         let lane = *self.lane.get_or_insert_with(|| node.events.lane());
         let (node, slowed) = (node.clone(), self.slowed.clone());
+        let turn = (!node.homes.all_here()).then(|| self.turn.clone());
         self.jobs.push(Box::pin(async move {
+            let _turn = match &turn {
+                Some(turn) => turn.acquire().await.ok(),
+                None => None,
+            };
             let outcomes = if node.quotas.has_rates() {
                 publish_at_rate(&node, lane, raws, &slowed).await
             } else {
-                node.events.publish(lane, raws).await
+                homes::publish(&node, lane, raws, false).await
             };
             Done { ids, outcomes }
         }));
@@ -113,17 +134,18 @@ impl Publishes {
 
 /// On a socket, publishing above a rate is slowed by not reading, never refused.
 async fn publish_at_rate(
-    node: &Node,
+    node: &Arc<Node>,
     lane: Lane,
     raws: Vec<RawEvent>,
     slowed: &AtomicBool,
 ) -> Vec<Result<Published, Problem>> {
-    let mut outcomes = node.events.publish(lane, raws.clone()).await;
+    let mut outcomes = homes::publish(node, lane, raws.clone(), false).await;
     for (outcome, raw) in outcomes.iter_mut().zip(raws) {
         while let Some(wait) = wait_of(outcome) {
             slowed.store(true, Ordering::Relaxed);
             tokio::time::sleep(wait).await;
-            if let Some(next) = node.events.publish(lane, vec![raw.clone()]).await.pop() {
+            let again = homes::publish(node, lane, vec![raw.clone()], false).await.pop();
+            if let Some(next) = again {
                 *outcome = next;
             }
         }

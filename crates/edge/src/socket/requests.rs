@@ -8,7 +8,11 @@ use relay_proto::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{chat, connection::Connection, rpc, session};
-use crate::locks;
+use crate::{
+    homes::{self, Carried, Tail},
+    locks,
+    subscriptions::{Subscribe, WatchLock},
+};
 
 /// How a request is answered.
 pub(super) enum Reply {
@@ -32,8 +36,16 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
         "session.start" => session::start(on, frame).await,
         "session.resume" => session::resume(on, frame).await,
         "stream.subscribe" => {
+            let asked: Subscribe = frame.body()?;
+            if let Some(home) = homes::home_of_filters(&on.node, &asked.filters)? {
+                let carried = Carried::post("/v1/events/stream".into(), frame.body)?;
+                let tail = Tail::new(on.node.clone(), home, carried, on.asker());
+                let id = frame.id.as_deref().map(str::to_owned);
+                on.subscriptions.follow(asked.sub, id, tail).await?;
+                return Ok(Reply::None);
+            }
             let reader = on.node.reader(on.principal);
-            on.subscriptions.subscribe(reader, frame.body()?).await?;
+            on.subscriptions.subscribe(reader, asked).await?;
             Ok(Reply::None)
         }
         "stream.unsubscribe" => {
@@ -58,8 +70,18 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
         }),
         "lock.watch" => {
             locks::need_key(&on.principal)?;
+            let asked: WatchLock = frame.body()?;
+            if let Some((home, carried, _)) =
+                homes::lock_frame(&on.node, &on.asker(), "lock.watch", frame.body)?
+            {
+                let name = asked.name();
+                let tail = Tail::new(on.node.clone(), home, carried, on.asker());
+                let id = frame.id.as_deref().map(str::to_owned);
+                on.subscriptions.follow(name, id, tail).await?;
+                return Ok(Reply::None);
+            }
             let reader = on.node.reader(on.principal);
-            on.subscriptions.watch_lock(&reader, frame.body()?).await?;
+            on.subscriptions.watch_lock(&reader, asked).await?;
             Ok(Reply::None)
         }
         "social.watch" => {
@@ -97,6 +119,17 @@ where
     locks::need_key(&on.principal)?;
     let body: B = frame.body()?;
     let id = frame.id.as_deref().map(str::to_owned);
+    if let Some((home, carried, grant)) =
+        homes::lock_frame(&on.node, &on.asker(), &frame.t, frame.body)?
+    {
+        let node = on.node.clone();
+        return Ok(Reply::Later(Box::pin(async move {
+            Some(match homes::answer_frame(&node, &home, &carried, grant).await {
+                Ok(answer) => encode(t, id.as_deref(), &answer),
+                Err(problem) => encode_error(id.as_deref(), &problem),
+            })
+        })));
+    }
     let (node, who) = (on.node.clone(), on.principal);
     Ok(Reply::Later(Box::pin(async move {
         Some(match run(node, who, body).await {

@@ -1,19 +1,22 @@
-//! What other relays reach here: this node's public services.
+//! What other relays reach here: this node's public services, and what it is the home of.
 
 use futures_util::future::BoxFuture;
 use relay_actors::{ActorStatus, BodyStream, Router, Visibility};
 use relay_fed::local::{Answer, Forward, LocalNode, ServiceRecord};
-use relay_proto::{Call, CallError, Caller, Code, Problem, RelayId, ServiceName, call::Json};
+use relay_proto::{Call, CallError, Caller, Problem, RelayId, ServiceName, call::Json};
 use tokio::sync::watch;
+
+use crate::homes::DoorFrame;
 
 /// The node behind its federation.
 pub(super) struct Offered {
     router: Router,
+    door: DoorFrame,
 }
 
 impl Offered {
-    pub const fn new(router: Router) -> Self {
-        Self { router }
+    pub const fn new(router: Router, door: DoorFrame) -> Self {
+        Self { router, door }
     }
 
     fn is_public(&self, name: &ServiceName) -> bool {
@@ -61,14 +64,10 @@ impl LocalNode for Offered {
 
     fn forwarded(
         &self,
-        _: RelayId,
+        from: RelayId,
         forward: Forward,
     ) -> BoxFuture<'static, Result<(Json, Option<BodyStream>), Problem>> {
-        let problem = Problem::new(
-            Code::NotFound,
-            format!("this relay is the home of nothing that takes '{}'", forward.operation),
-        );
-        Box::pin(std::future::ready(Err(problem)))
+        self.door.forwarded(from, forward)
     }
 }
 

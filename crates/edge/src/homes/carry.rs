@@ -1,0 +1,299 @@
+//! A request on its way to its home, and the answer on its way back.
+
+use std::time::Duration;
+
+use axum::{
+    body::{Body, HttpBody},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
+    response::Response,
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http_body_util::BodyExt;
+use relay_core::events::{PublishStatus, Published};
+use relay_node::{Node, homes::Answered};
+use relay_proto::{CallError, Code, EventId, Problem, RelayId, call::Json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::PATIENCE;
+
+/// Headers of a request that its home has to know.
+static REQUEST_HEADERS: [HeaderName; 4] =
+    [header::ACCEPT, header::CONTENT_TYPE, header::IF_NONE_MATCH, LAST_EVENT_ID];
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Headers of an answer that its client has to know.
+static ANSWER_HEADERS: [HeaderName; 7] = [
+    header::CACHE_CONTROL,
+    header::CONTENT_TYPE,
+    header::ETAG,
+    header::RETRY_AFTER,
+    header::WWW_AUTHENTICATE,
+    HeaderName::from_static("relay-cursor"),
+    HeaderName::from_static("x-accel-buffering"),
+];
+/// An answer up to this size goes in one message; a longer one, or one without a known end, in pieces.
+const MAX_INLINE: u64 = 64 << 10;
+/// The most of an answer to a frame that is read.
+const MAX_FRAME_ANSWER: usize = 1 << 20;
+
+/// A request as its door took it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Carried {
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Json>,
+}
+
+impl Carried {
+    pub fn get(target: String) -> Self {
+        Self { method: Method::GET.to_string(), target, headers: Vec::new(), body: None }
+    }
+
+    /// # Errors
+    /// `invalid_request` where the body is no JSON.
+    pub fn post(target: String, body: &str) -> Result<Self, Problem> {
+        let body = RawValue::from_string(body.to_owned())
+            .map_err(|_| Problem::invalid("malformed json"))?;
+        let method = Method::POST.to_string();
+        Ok(Self { method, target, headers: Vec::new(), body: Some(body) })
+    }
+
+    /// # Errors
+    /// As [`Self::post`].
+    pub fn of(parts: &Parts, body: &Bytes) -> Result<Self, Problem> {
+        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+        let mut carried = match std::str::from_utf8(body).map(str::trim) {
+            Ok("") => Self { method: parts.method.to_string(), ..Self::get(target) },
+            Ok(text) => Self { method: parts.method.to_string(), ..Self::post(target, text)? },
+            Err(_) => return Err(Problem::invalid("malformed json")),
+        };
+        for name in &REQUEST_HEADERS {
+            let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
+            carried.headers.extend(value.map(|value| (name.to_string(), value.to_owned())));
+        }
+        Ok(carried)
+    }
+
+    /// The same stream after a position of the home.
+    pub fn resumed_at(mut self, cursor: &str) -> Self {
+        self.headers.retain(|(name, _)| name != LAST_EVENT_ID.as_str());
+        self.headers.push((LAST_EVENT_ID.to_string(), cursor.to_owned()));
+        self
+    }
+
+    /// What it asks for, for logs and for relays that take only some.
+    fn operation(&self) -> &'static str {
+        let path = self.target.split('?').next().unwrap_or_default();
+        match (path.split('/').nth(2), self.method == Method::POST.as_str()) {
+            (Some("events"), true) if !path.ends_with("/stream") => "event.publish",
+            (Some("events"), _) => "event.read",
+            (_, true) => "lock.change",
+            _ => "lock.read",
+        }
+    }
+
+    /// How long the home may take.
+    fn patience(&self) -> Duration {
+        #[derive(Deserialize)]
+        struct Waiting {
+            #[serde(default)]
+            wait_ms: u64,
+        }
+        let waiting = self.body.as_ref().filter(|_| self.operation() == "lock.change");
+        let waiting: Option<Waiting> =
+            waiting.and_then(|body| serde_json::from_str(body.get()).ok());
+        PATIENCE.saturating_add(Duration::from_millis(waiting.map_or(0, |body| body.wait_ms)))
+    }
+
+    /// The request as this relay's own handlers read it.
+    ///
+    /// # Errors
+    /// `invalid_request`.
+    pub fn into_request(self) -> Result<axum::extract::Request, Problem> {
+        let mut request = http::Request::builder().method(self.method.as_str()).uri(&self.target);
+        for (name, value) in &self.headers {
+            if REQUEST_HEADERS.iter().any(|known| known == name.as_str()) {
+                request = request.header(name, value);
+            }
+        }
+        let body = self
+            .body
+            .map_or_else(Body::empty, |body| Body::from(String::from(Box::<str>::from(body))));
+        request.body(body).map_err(|_| Problem::invalid("the forwarded request cannot be read"))
+    }
+}
+
+/// An answer as the home's door gave it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    /// Absent where there is none, or it comes in pieces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body: Option<Json>,
+}
+
+impl Answer {
+    /// What a handler answered, for the way back.
+    pub async fn carry(response: Response) -> Answered {
+        let (parts, body) = response.into_parts();
+        let value = |name: &HeaderName| {
+            let value = parts.headers.get(name)?.to_str().ok()?;
+            Some((name.to_string(), value.to_owned()))
+        };
+        let headers = ANSWER_HEADERS.iter().filter_map(value).collect();
+        let mut answer = Self { status: parts.status.as_u16(), headers, body: None };
+        let size = HttpBody::size_hint(&body).exact();
+        let mut stream = None;
+        match size {
+            Some(0) => {}
+            Some(size) if size <= MAX_INLINE && answer.is_json() => {
+                let bytes = body.collect().await.map_err(|_| lost())?.to_bytes();
+                let text = String::from_utf8(bytes.into()).map_err(|_| lost())?;
+                answer.body = Some(RawValue::from_string(text).map_err(|_| lost())?);
+            }
+            _ => {
+                let pieces = body.into_data_stream().map(|piece| {
+                    piece.map_err(|_| CallError::internal("the home's answer broke off"))
+                });
+                stream = Some(pieces.boxed());
+            }
+        }
+        let answer = serde_json::value::to_raw_value(&answer).map_err(|_| lost())?;
+        Ok((answer, stream))
+    }
+
+    fn is_json(&self) -> bool {
+        let is_type = |name: &str| name == header::CONTENT_TYPE.as_str();
+        self.headers.iter().any(|(name, value)| is_type(name) && value.ends_with("json"))
+    }
+
+    fn into_response(self, body: Body) -> Result<Response, Problem> {
+        let mut response = Response::new(body);
+        *response.status_mut() = StatusCode::from_u16(self.status).map_err(|_| lost())?;
+        for (name, value) in self.headers {
+            let known = ANSWER_HEADERS.iter().find(|known| **known == name.as_str());
+            if let (Some(name), Ok(value)) = (known, HeaderValue::from_str(&value)) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+        Ok(response)
+    }
+}
+
+fn lost() -> Problem {
+    Problem::new(Code::InternalError, "the home's answer cannot be read")
+}
+
+/// Asks the home and gives its answer as it is.
+///
+/// # Errors
+/// As [`Node::forward`]: where there was none.
+pub(super) async fn exchange(
+    node: &Node,
+    home: &RelayId,
+    carried: &Carried,
+    grant: Option<String>,
+) -> Result<Response, Problem> {
+    let request = serde_json::value::to_raw_value(carried).map_err(|_| lost())?;
+    let (answer, stream) =
+        node.forward(home, carried.operation(), request, grant, carried.patience()).await?;
+    let mut answer: Answer = serde_json::from_str(answer.get()).map_err(|_| lost())?;
+    let body = match (answer.body.take(), stream) {
+        (Some(body), _) => Body::from(String::from(Box::<str>::from(body))),
+        (None, Some(stream)) => Body::from_stream(
+            stream.map(|piece| piece.map_err(|error| std::io::Error::other(error.message))),
+        ),
+        (None, None) => Body::empty(),
+    };
+    answer.into_response(body)
+}
+
+/// The answer for a frame.
+///
+/// # Errors
+/// What the home refused it with.
+pub(crate) async fn frame_answer(response: Response) -> Result<Box<RawValue>, Problem> {
+    let (parts, body) = response.into_parts();
+    let bytes = http_body_util::Limited::new(body, MAX_FRAME_ANSWER)
+        .collect()
+        .await
+        .map_err(|_| lost())?
+        .to_bytes();
+    if !parts.status.is_success() {
+        return Err(problem(serde_json::from_slice(&bytes).unwrap_or_default()));
+    }
+    serde_json::from_slice(&bytes).map_err(|_| lost())
+}
+
+/// The problem of a home in its members.
+pub(super) fn problem(mut members: Map<String, Value>) -> Problem {
+    let mut take = |name| members.remove(name)?.as_str().map(str::to_owned);
+    let code = take("code").and_then(|code| Code::parse(&code)).unwrap_or(Code::InternalError);
+    let message = take("message").unwrap_or_else(|| "the home refused".to_owned());
+    for standard in ["type", "title", "status", "detail", "id"] {
+        members.remove(standard);
+    }
+    Problem { code, message, extra: members }
+}
+
+/// One outcome of a batch, as the home tells it.
+#[derive(Deserialize)]
+struct Outcome {
+    id: Option<EventId>,
+    seq: Option<u64>,
+    status: String,
+    latest: Option<bool>,
+}
+
+/// Publishes good events at their home.
+pub(super) async fn publish(
+    node: &Node,
+    home: &RelayId,
+    events: &[&Bytes],
+) -> Vec<Result<Published, Problem>> {
+    let done = publish_batch(node, home, events).await;
+    done.unwrap_or_else(|problem| vec![Err(problem); events.len()])
+}
+
+async fn publish_batch(
+    node: &Node,
+    home: &RelayId,
+    events: &[&Bytes],
+) -> Result<Vec<Result<Published, Problem>>, Problem> {
+    #[derive(Deserialize)]
+    struct Results {
+        results: Vec<Box<RawValue>>,
+    }
+    let size: usize = events.iter().map(|event| event.len() + 1).sum();
+    let mut body = String::with_capacity(size + 2);
+    for event in events {
+        body.push(if body.is_empty() { '[' } else { ',' });
+        body.push_str(std::str::from_utf8(event).map_err(|_| lost())?);
+    }
+    body.push(']');
+    let carried = Carried::post("/v1/events".to_owned(), &body)?;
+    let answer = frame_answer(exchange(node, home, &carried, None).await?).await?;
+    let Results { results } = serde_json::from_str(answer.get()).map_err(|_| lost())?;
+    if results.len() != events.len() {
+        return Err(lost());
+    }
+    Ok(results.iter().map(|result| outcome(result)).collect())
+}
+
+fn outcome(result: &RawValue) -> Result<Published, Problem> {
+    let found: Outcome = serde_json::from_str(result.get()).map_err(|_| lost())?;
+    let place = (found.seq, found.latest.unwrap_or(false));
+    let status = match (found.status.as_str(), place) {
+        ("stored", (Some(seq), latest)) => PublishStatus::Stored { seq, latest },
+        ("duplicate", (Some(seq), latest)) => PublishStatus::Duplicate { seq, latest },
+        ("relayed", _) => PublishStatus::Relayed,
+        _ => return Err(problem(serde_json::from_str(result.get()).unwrap_or_default())),
+    };
+    Ok(Published { id: found.id.ok_or_else(lost)?, status })
+}
