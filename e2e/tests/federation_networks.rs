@@ -70,7 +70,8 @@ async fn hubs_that_are_parted_serve_their_own_and_heal() {
     until_attached(&carol, "hub-b").await;
     for caller in [&alice, &carol, &erin, &a, &b] {
         for to in ["blog", "shop", "late"] {
-            until(to, PATIENCE, || answers(caller, &format!("{to}.echo"))).await;
+            let method = format!("{to}.echo");
+            until(&method, PATIENCE, || answers(caller, &method)).await;
         }
     }
 }
