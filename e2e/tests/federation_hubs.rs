@@ -7,9 +7,10 @@ use std::time::Duration;
 use relay_e2e::{
     Relay,
     federation::{
-        PATIENCE, Secrets, Service, answers, call, call_keyed, error_of, get, links_of,
+        PATIENCE, Secrets, Service, answers, call, call_keyed, counted, error_of, get, links_of,
         until_attached, until_linked,
     },
+    proxy::Proxy,
     until,
 };
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ struct Net {
     alice: Relay,
     carol: Relay,
     blog: Service,
+    _spare: Proxy,
     _secrets: Secrets,
 }
 
@@ -31,19 +33,23 @@ impl Net {
         let a = secrets.hub("hub-a", &[]).await;
         let b = secrets.hub("hub-b", &[links_of(a.address())]).await;
         until_linked(&b, &a).await;
-        let hubs = [links_of(a.address()), links_of(b.address())];
+        // The fallback is out of reach until both are where they want to be.
+        let spare = Proxy::tcp(b.address()).await;
+        spare.part(true);
+        let hubs = [links_of(a.address()), links_of(spare.address())];
         let blog = Service::start("blog").await;
         let alice = secrets.spoke("alice.home", &hubs, &[]).await;
         let carol = secrets.spoke("carol.home", &hubs, &[&blog]).await;
+        spare.part(false);
         for spoke in [&alice, &carol] {
             until_attached(spoke, "hub-a").await;
             until("a spare link is up", PATIENCE, || async {
-                get(spoke, "/status").await["standby"] == json!(["hub-b"])
+                counted(spoke, "dialled", "up").await >= 2
             })
             .await;
         }
         until("the service is called", PATIENCE, || answers(&alice, "blog.echo")).await;
-        Self { a, b, alice, carol, blog, _secrets: secrets }
+        Self { a, b, alice, carol, blog, _spare: spare, _secrets: secrets }
     }
 
     /// Calls with keys, each repeated under its key until it has a result.

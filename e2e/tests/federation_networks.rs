@@ -15,17 +15,12 @@ use relay_e2e::{
 };
 use serde_json::json;
 
-/// Where links are taken behind a proxy.
-fn links_through(proxy: &Proxy) -> String {
-    format!("{}/federate", proxy.url().replace("http://", "ws://"))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hubs_that_are_parted_serve_their_own_and_heal() {
     let secrets = Secrets::new();
     let a = secrets.hub("hub-a", &[]).await;
     let between = Proxy::tcp(a.address()).await;
-    let b = secrets.hub("hub-b", &[links_through(&between)]).await;
+    let b = secrets.hub("hub-b", &[links_of(between.address())]).await;
     let (at_a, at_b) = ([links_of(a.address())], [links_of(b.address())]);
     let (blog, shop, late) =
         (Service::start("blog").await, Service::start("shop").await, Service::start("late").await);
@@ -89,7 +84,8 @@ async fn small_calls_are_answered_beside_a_bulk_transfer() {
         "[[service]]\nname = \"files\"\nproxy = \"http://{}\"\nvisibility = \"public\"\n",
         blog.address
     );
-    let home = secrets.spoke_with("alice.home", &[links_through(&uplink)], &[&blog], &files).await;
+    let home =
+        secrets.spoke_with("alice.home", &[links_of(uplink.address())], &[&blog], &files).await;
     until_attached(&home, "hub-a").await;
     until("the service is called", PATIENCE, || answers(&hub, "blog.echo")).await;
 

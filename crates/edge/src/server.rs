@@ -219,7 +219,7 @@ async fn accept_tcp(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared
 }
 
 /// A client whose certificate does not hold is a hub that may not link; what else fails is left to the client.
-fn note_failed(node: &Node, remote: SocketAddr, error: &std::io::Error) {
+fn note_failed(node: &Node, remote: SocketAddr, error: &io::Error) {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     if let Some(cause @ rustls::Error::InvalidCertificate(_)) = cause {
         node.federated().links.certificate_refused(remote, cause);

@@ -40,7 +40,7 @@ pub enum ShakeError {
 
 impl ShakeError {
     /// One word for logs and the metric's label.
-    pub const fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Handshake(error) => error.reason(),
             Self::Refused { refusal, .. } => refusal.reason(),

@@ -166,7 +166,7 @@ enum Failure {
 }
 
 impl Failure {
-    const fn reason(&self) -> &'static str {
+    fn reason(&self) -> &'static str {
         match self {
             Self::Dial(error) => error.reason(),
             Self::Shake(error) => error.reason(),

@@ -49,7 +49,7 @@ impl HandshakeError {
     }
 
     /// One word for logs and the metric's label.
-    pub const fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Unexpected { .. } => "unexpected_message",
             Self::Malformed(_) => "malformed",
