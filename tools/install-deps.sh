@@ -15,6 +15,10 @@ need ssh-keygen openssh-client
 need age age
 need shellcheck shellcheck
 need curl curl
+# The social layer's peers in tests: the canonical client runs in Node; nginx stands for a CDN.
+need node nodejs
+need npm npm
+need nginx nginx-light
 need pebble pebble
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || packages+=(postgresql)
 

@@ -25,6 +25,6 @@ pub use journal::{Journal, LogLevel, LogLine, WallClock};
 #[cfg(feature = "script")]
 pub use results::SqliteResults;
 pub use results::{KeptResult, ResultKey, ResultLimits, ResultStore, ResultStoreError};
-pub use router::{ActorStatus, Life, PING, Remote, Router, RouterConfig};
+pub use router::{ActorStatus, Life, NODE, PING, Remote, Router, RouterConfig};
 pub use service::{BodyStream, Handled, Reply, Request, Service, ServiceInfo, Visibility};
 pub use supervisor::{ActorSpec, Exit, Factory, Incarnation, StartError, Supervisor};

@@ -45,6 +45,9 @@ pub trait Remote: Send + Sync {
 /// doing. JSON-RPC keeps names that begin with `rpc.` for such uses.
 pub const PING: &str = "rpc.ping";
 
+/// The name under which every node itself answers [`PING`], with its relay id; no actor can have it.
+pub const NODE: &str = "_node";
+
 /// Who this node is, and what the router keeps.
 #[derive(Debug, Clone)]
 pub struct RouterConfig {
@@ -218,6 +221,9 @@ impl Router {
         caller: Caller,
         body: Option<BodyStream>,
     ) -> Result<Reply, CallError> {
+        if is_node_ping(&call) && call.to.node.as_ref().is_none_or(|node| self.is_here(node)) {
+            return Reply::json(&self.shared.relay);
+        }
         match self.place(&call.to) {
             Place::Here(entry) => self.serve(&entry, call, caller, body).await,
             Place::Elsewhere(remote) => {
@@ -254,6 +260,9 @@ impl Router {
         caller: Caller,
         body: Option<BodyStream>,
     ) -> Result<Reply, CallError> {
+        if is_node_ping(&call) {
+            return Reply::json(&self.shared.relay);
+        }
         // Said to have not started, so that the caller's hub may try another instance.
         self.admits(&call, &caller).map_err(CallError::not_started)?;
         match self.find(&call.to.service) {
@@ -330,7 +339,7 @@ impl Router {
         let journal = Journal::new(self.shared.clock.clone());
         let entry = Arc::new(Entry { info, mailbox, journal, state: Mutex::new(state) });
         let added = self.change(|services| {
-            if services.contains_key(&name) {
+            if name.as_str() == NODE || services.contains_key(&name) {
                 return false;
             }
             services.insert(name.clone(), entry.clone());
@@ -498,6 +507,10 @@ impl Router {
             shared.results.finish(&key, timeout, &sender, result, shared.clock.now_ms()).await;
         });
     }
+}
+
+fn is_node_ping(call: &Call) -> bool {
+    call.to.service.as_str() == NODE && call.method.as_str() == PING
 }
 
 async fn ask_mailbox(

@@ -259,7 +259,7 @@ async fn private_services_do_not_exist_for_others() {
     let ask = |caller| node.router().receive(call("s", "echo", "1"), caller, None);
     assert!(ask(Caller::local()).await.is_ok());
     let refused = ask(far("bob@hub")).await.unwrap_err();
-    assert_eq!(refused, CallError::service_not_found("s"));
+    assert_eq!(refused, CallError::service_not_found("s").not_started());
 }
 
 #[tokio::test]

@@ -76,6 +76,18 @@ impl Connection {
         Ok((status, &self.buffer[end..end + len]))
     }
 
+    /// Sends an encoded request and gives one header of its answer.
+    pub async fn header(&mut self, request: &[u8], name: &str) -> anyhow::Result<String> {
+        self.ask(request).await?;
+        let end = memmem::find(&self.buffer, b"\r\n\r\n").unwrap_or(0);
+        let head = String::from_utf8_lossy(&self.buffer[..end]);
+        let value = head.lines().find_map(|line| {
+            let (known, value) = line.split_once(':')?;
+            known.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        });
+        value.with_context(|| format!("an answer without {name}"))
+    }
+
     async fn read_chunks(&mut self, mut at: usize) -> anyhow::Result<()> {
         self.body.clear();
         loop {

@@ -7,6 +7,7 @@ pub mod idle;
 pub mod links;
 pub mod locks;
 pub mod queries;
+pub mod social;
 pub mod start;
 pub mod subs;
 
@@ -65,6 +66,8 @@ pub enum Scenario {
     Subs,
     /// From the start of the process to `/readyz`.
     Start,
+    /// Social events: uploads, feeds, references with counts, unchanged answers.
+    Social,
     /// First pages by every documented filter over millions of events.
     Big,
     /// Calls through a small federation: spoke, hub, hub, spoke.
@@ -81,6 +84,7 @@ impl Scenario {
             Self::Idle => "idle",
             Self::Subs => "subs",
             Self::Start => "start",
+            Self::Social => "social",
             Self::Big => "big",
             Self::Links => "links",
         }
@@ -96,6 +100,7 @@ impl Scenario {
             Self::Idle => idle::rows(run).await,
             Self::Subs => subs::rows(run).await,
             Self::Start => start::rows(run).await,
+            Self::Social => social::rows(run).await,
             Self::Big => big::rows(run).await,
             Self::Links => links::rows(run).await,
         }

@@ -14,6 +14,8 @@ use tokio::{
 
 /// What the kernel keeps for the slow direction, in bytes; it doubles this for its own needs.
 const BUFFER: u32 = 16 * 1024;
+/// How late a timer may be.
+const LATE: Duration = Duration::from_millis(4);
 /// What passes at a time: one packet.
 const PACKET: usize = 1_460;
 
@@ -64,7 +66,9 @@ async fn pass(near: TcpStream, server: SocketAddr, rate: u64) -> std::io::Result
         if read == 0 {
             break;
         }
-        free = free.max(Instant::now()) + Duration::from_nanos(read as u64 * 1_000_000_000 / rate);
+        // A timer that came late is made up for; time in which nothing came is not.
+        let earliest = Instant::now().checked_sub(LATE).unwrap_or(free);
+        free = free.max(earliest) + Duration::from_nanos(read as u64 * 1_000_000_000 / rate);
         far_write.write_all(&packet[..read]).await?;
         // Timers are no finer than this; the debt is kept exactly.
         if free > Instant::now() + Duration::from_millis(1) {

@@ -31,6 +31,7 @@ pub mod keys;
 pub mod locks;
 pub mod session;
 pub mod signer;
+pub mod social;
 mod socket;
 pub mod sse;
 pub mod stream;

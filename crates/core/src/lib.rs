@@ -4,17 +4,27 @@
 //! - [`locks`]: leases with fencing tokens
 //! - [`policy`]: who may do what in which namespace, and how much of it
 //! - [`sessions`]: proofs, sessions, operators' tokens
+//! - [`social`]: the social layer
 //! - [`audit`]: refusals and administrative acts, written down
 //! - [`limits`]: rates in bounded memory
-//! - [`fanout`]: from a commit to those who wait for it
+//! - [`conversations`]: who may post and read, one order for each conversation, live delivery
+//! - [`key_packages`], [`inbox`], [`presence`], [`attachments`]: what the devices of its members need besides
+//! - [`fanout`], [`feed`]: from a commit to those who wait for it
 //! - [`histogram`]: how long things take, for operators
 
+pub mod attachments;
 pub mod audit;
+pub mod conversations;
 pub mod events;
 pub mod failure;
 pub mod fanout;
+pub mod feed;
 pub mod histogram;
+pub mod inbox;
+pub mod key_packages;
 pub mod limits;
 pub mod locks;
 pub mod policy;
+pub mod presence;
 pub mod sessions;
+pub mod social;

@@ -75,7 +75,7 @@ pub(crate) async fn link(
     let arrival = Arrival { remote, certificates: certificates.unwrap_or_default() };
     Ok(upgrade.on_upgrade(move |socket| async move {
         let socket = Adapted::new(socket, read, write);
-        Box::pin(federated.links.accept(ticket, socket, encoding, arrival)).await;
+        federated.links.accept(ticket, socket, encoding, arrival);
     }))
 }
 

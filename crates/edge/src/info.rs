@@ -67,10 +67,24 @@ fn document(node: &Node) -> Value {
 }
 
 fn features(node: &Node) -> Vec<&'static str> {
-    let mut features =
-        vec!["events", "streams", "locks", "fenced-events", "sessions", "key-rotation", "calls"];
+    let mut features = vec![
+        "events",
+        "streams",
+        "locks",
+        "fenced-events",
+        "sessions",
+        "key-rotation",
+        "conversations",
+        "presence",
+        "attachments",
+        "relay-mls/1",
+        "calls",
+    ];
     if node.event_limits().sshsig {
         features.push("sshsig");
+    }
+    if node.config.social.enabled {
+        features.push("polycentric");
     }
     features
 }

@@ -4,6 +4,7 @@
 //! `schemas` where an answer is written by hand or by a crate below. Tests hold the list of paths against
 //! the router, and real answers against the schemas.
 
+mod chat;
 mod paths;
 mod schemas;
 
@@ -36,7 +37,7 @@ fn document() -> Value {
     document["info"] = json!({
         "title": "Relay",
         "version": env!("CARGO_PKG_VERSION"),
-        "description": "Signed events, live streams and locks with fencing tokens. Sockets at /v1/ws carry the same \
+        "description": "Signed events, live streams, locks with fencing tokens, end-to-end encrypted conversations. Sockets at /v1/ws carry the same \
             in frames; /svc/SERVICE/… passes any request on to a service that is an HTTP server. Every refusal is a problem document (RFC 9457) with a stable `code`.",
         "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
     });
@@ -61,7 +62,7 @@ fn document() -> Value {
 
 fn paths() -> Map<String, Value> {
     let mut paths = Map::new();
-    for operation in OPERATIONS {
+    for operation in OPERATIONS.iter().chain(chat::OPERATIONS) {
         let path = operation.path.replace("{*", "{");
         let item = paths.entry(path).or_insert_with(|| json!({}));
         item[operation.method] = operation.describe();
@@ -133,9 +134,15 @@ mod tests {
 
     use super::*;
 
-    /// Method and path of every `.route(…)` in the router's source.
+    /// Method and path of every `.route(…)` in the routers' sources.
     fn routed() -> BTreeSet<(String, String)> {
-        let source = include_str!("routes.rs");
+        let source =
+            [include_str!("routes.rs"), include_str!("chat.rs"), include_str!("social.rs")]
+                .concat();
+        let source = source
+            .replace("ask!(", "post(")
+            .replace("look!(", "get(")
+            .replace("govern(Act", "post(Act");
         let mut routes = BTreeSet::new();
         for call in source.split(".route(").skip(1) {
             let (path, rest) = call.trim_start().trim_start_matches('"').split_once('"').unwrap();
@@ -153,9 +160,11 @@ mod tests {
     fn every_route_is_described_and_nothing_else_is() {
         let described: BTreeSet<_> = OPERATIONS
             .iter()
+            .chain(chat::OPERATIONS)
             .map(|operation| (operation.method.to_owned(), operation.path.to_owned()))
             .collect();
-        assert_eq!(described.len(), OPERATIONS.len(), "one of them is described twice");
+        let count = OPERATIONS.len() + chat::OPERATIONS.len();
+        assert_eq!(described.len(), count, "one of them is described twice");
         let routed = routed();
         assert!(routed.len() > 30, "the router's source is read wrongly");
         assert_eq!(described, routed);

@@ -25,8 +25,7 @@ impl From<Problem> for Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let problem = self.0;
-        let status = StatusCode::from_u16(problem.code.http_status())
-            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = status_of(&problem);
         let body = document(&problem, status);
         let mut response =
             (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
@@ -43,6 +42,14 @@ impl IntoResponse for Refused {
         response.extensions_mut().insert(problem);
         response
     }
+}
+
+/// Counts of the chat gateway that are at their limit say how long to wait, and are 429 (`gateway.md` 14).
+fn status_of(problem: &Problem) -> StatusCode {
+    if problem.code == Code::LimitExceeded && problem.extra.contains_key("retry_after_s") {
+        return StatusCode::TOO_MANY_REQUESTS;
+    }
+    StatusCode::from_u16(problem.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// The problem document of RFC 9457.

@@ -18,9 +18,9 @@ use relay_proto::Problem;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
-    access, attach, calls, events, federation, info, locks, openapi, operate,
+    access, attach, calls, chat, events, federation, info, locks, openapi, operate,
     reply::{Refused, name_request},
-    services, sessions, socket, sse,
+    services, sessions, social, socket, sse,
 };
 
 /// Every route of the relay.
@@ -68,6 +68,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/config/reload", post(operate::reload))
         .route("/v1/drain", post(operate::drain))
         .route("/v1/users/revoke_tokens", post(access::revoke_user))
+        .merge(chat::routes())
+        .route("/v1/sse", get(sse::conversation))
         .route("/rpc", post(calls::http::rpc))
         .route("/services", get(services::list))
         .route("/v1/actors", get(services::actors))
@@ -98,8 +100,9 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/stream", get(socket::upgrade))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
-        .layer(middleware::from_fn_with_state(node.clone(), count))
         .layer(cors)
+        .merge(social::router(&node))
+        .layer(middleware::from_fn_with_state(node.clone(), count))
         .with_state(node)
 }
 
@@ -135,6 +138,7 @@ fn cors(node: Arc<Node>) -> CorsLayer {
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             header::IF_NONE_MATCH,
+            header::RANGE,
             HeaderName::from_static("last-event-id"),
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static("relay-timeout-ms"),
@@ -146,6 +150,8 @@ fn cors(node: Arc<Node>) -> CorsLayer {
             header::RETRY_AFTER,
             HeaderName::from_static("relay-request-id"),
             HeaderName::from_static("relay-cursor"),
+            header::ACCEPT_RANGES,
+            header::CONTENT_RANGE,
         ])
         .max_age(Duration::from_secs(600))
 }

@@ -74,7 +74,9 @@ struct Ready<'a> {
     session_token: &'a str,
     resume_token: &'a str,
     expires_at: u64,
-    cursors: [Value; 0],
+    cursors: Vec<Value>,
+    key_packages_left: u64,
+    inbox_next_seq: u64,
     relay: Value,
 }
 
@@ -120,17 +122,31 @@ pub(crate) async fn resume(node: &Node, asked: ResumeBody) -> Result<Started, Pr
 }
 
 /// What the holder of a new session is told; the only place where its tokens are shown.
-pub(crate) fn ready(node: &Node, started: &Started) -> Value {
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn ready(node: &Node, started: &Started) -> Result<Value, Problem> {
+    let caller = node.chat_caller(&started.session);
+    let cursors = node.conversations.cursors(&caller).await?;
+    let cursors = cursors.into_iter();
     let ready = Ready {
         user_id: started.session.user(),
         session_id: started.session.id().to_string(),
         session_token: &started.session_token.reveal(),
         resume_token: &started.resume_token.reveal(),
         expires_at: started.expires_at_ms,
-        cursors: [],
-        relay: json!({ "relay_id": node.identity.relay_id, "key": node.identity.node_id() }),
+        cursors: cursors
+            .map(|(conv, next_seq)| json!({ "conv_id": conv, "next_seq": next_seq }))
+            .collect(),
+        key_packages_left: node.key_packages.left(&caller).await?,
+        inbox_next_seq: node.inboxes.next_seq(&caller).await?,
+        relay: json!({
+            "relay_id": node.identity.relay_id,
+            "key": node.identity.node_id(),
+            "features": ["relay-mls/1"],
+        }),
     };
-    serde_json::to_value(&ready).unwrap_or_default()
+    Ok(serde_json::to_value(&ready).unwrap_or_default())
 }
 
 /// `POST /v1/auth/challenge`.
@@ -179,7 +195,7 @@ pub(crate) async fn post_start(State(node): State<Arc<Node>>, request: Request) 
     let (parts, bytes) = unauthenticated(&node, request).await?;
     let started = start(&node, body::parse(&bytes)?, label_of(&parts.headers)).await;
     let started = noted(&node, &parts, started)?;
-    Ok(no_store(StatusCode::OK, &ready(&node, &started)))
+    Ok(no_store(StatusCode::OK, &ready(&node, &started).await?))
 }
 
 /// `POST /v1/session/resume`.
@@ -187,7 +203,7 @@ pub(crate) async fn post_resume(State(node): State<Arc<Node>>, request: Request)
     let (parts, bytes) = unauthenticated(&node, request).await?;
     let started = resume(&node, body::parse(&bytes)?).await;
     let started = noted(&node, &parts, started)?;
-    Ok(no_store(StatusCode::OK, &ready(&node, &started)))
+    Ok(no_store(StatusCode::OK, &ready(&node, &started).await?))
 }
 
 /// `GET /v1/session/list`.

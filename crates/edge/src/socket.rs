@@ -3,6 +3,7 @@
 //! One task serves one socket: it reads frames, collects publishes into batches, keeps the subscriptions, and writes. It never
 //! waits for one thing only: what takes time (commits, pages, locks in line) is a future among others.
 
+mod chat;
 mod connection;
 mod pace;
 mod publish;

@@ -1,4 +1,4 @@
-//! Server-sent events: `/v1/events/stream` and `/v1/lock-watch`.
+//! Server-sent events: `/v1/events/stream`, `/v1/lock-watch`, `/v1/sse`.
 //!
 //! One task feeds one answer. The data of each event is the frame that a socket would have got, its `id` the
 //! cursor, so that a browser that reconnects (`Last-Event-ID`) goes on where it was.
@@ -18,7 +18,7 @@ use axum::{
 use bytes::{BufMut, Bytes, BytesMut};
 use relay_core::{fanout::Item, policy::Op};
 use relay_node::{Node, Place, Reader};
-use relay_proto::{Code, Namespace, Position, Problem, frame::encode, lease::Resource};
+use relay_proto::{Code, Namespace, Position, Problem, conv, frame::encode, lease::Resource};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -26,6 +26,8 @@ use tokio::{
 
 use crate::{
     auth::{self, Caller},
+    chat,
+    feeds::SubscribeConversation,
     held::{self, Held},
     params::Params,
     reply::Reply,
@@ -70,6 +72,32 @@ pub(crate) async fn lock_watch(State(node): State<Arc<Node>>, request: Request) 
     let (reader, held) = (node.reader(caller.principal), Held::of(&node, &caller));
     let place = place(&node, &parts, &caller)?;
     open(node, Asked::Lock { reader, ns, resource }, held, place).await
+}
+
+/// `GET /v1/sse?conv_id=&from_seq=&after_seq=&presence=`: the frames of one conversation (`gateway.md` 7).
+pub(crate) async fn conversation(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (parts, _) = request.into_parts();
+    let caller = auth::caller(&node, &parts, &[]).await?;
+    let who = node.chat_caller(caller.session()?);
+    let params = Params::parse(parts.uri.query())?;
+    let last = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let from_seq = params.parsed("from_seq")?;
+    let asked = SubscribeConversation {
+        conv_id: chat::conv_id(&params)?,
+        after_seq: params.parsed("after_seq")?.or(last.filter(|_| from_seq.is_none())),
+        from_seq,
+        notify: false,
+    };
+    asked.start()?;
+    let presence = params.switch("presence")?;
+    let (held, place) = (Held::of(&node, &caller), place(&node, &parts, &caller)?);
+    let opened = open(node, Asked::Conversation { who, asked, presence }, held, place).await;
+    opened.map_err(|crate::reply::Refused(mut problem)| {
+        if problem.code == Code::ReplayWindowExceeded {
+            problem.message = "requested history has been pruned".into();
+        }
+        problem.into()
+    })
 }
 
 fn place(node: &Node, parts: &Parts, caller: &Caller) -> Result<Place, Problem> {
@@ -123,7 +151,8 @@ fn answer(chunks: mpsc::Receiver<Bytes>) -> Response {
     });
     let mut response = Body::from_stream(chunks).into_response();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // nginx holds answers back otherwise.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -134,6 +163,7 @@ fn answer(chunks: mpsc::Receiver<Bytes>) -> Response {
 enum Asked {
     Events(Reader, Subscribe),
     Lock { reader: Reader, ns: Namespace, resource: Option<Resource> },
+    Conversation { who: conv::Caller, asked: SubscribeConversation, presence: bool },
 }
 
 impl Asked {
@@ -149,6 +179,15 @@ impl Asked {
                 return Ok(None);
             }
             Self::Lock { reader, ns, resource } => (reader, ns, resource),
+            Self::Conversation { who, asked, presence } => {
+                let start = asked.start()?;
+                let user = who.user;
+                subscriptions.feeds().open(who, asked.conv_id, start).await?;
+                if presence {
+                    node.presence.connect(user, &subscriptions.outbox);
+                }
+                return Ok(None);
+            }
         };
         let name = resource.as_ref().map(ToString::to_string);
         let watch = WatchLock { ns: Some(ns.clone()), resource: name };
@@ -254,7 +293,10 @@ impl Stream {
     }
 
     fn add(&mut self, sent: &Sent) {
-        if let Some(seq) = sent.seq {
+        if sent.t == "conv.event" {
+            let seq = sent.seq.unwrap_or_default();
+            self.buffer.put_slice(format!("id: {seq}\n").as_bytes());
+        } else if let Some(seq) = sent.seq {
             let cursor = self.node.events.cursor(Position::AfterSeq(seq));
             self.buffer.put_slice(format!("id: {cursor}\n").as_bytes());
         }

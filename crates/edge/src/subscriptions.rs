@@ -13,11 +13,15 @@ use relay_core::{
 };
 use relay_node::{Node, Reader};
 use relay_proto::{
-    Code, Cursor, Filter, Namespace, Position, Problem, frame::encode, name::DEFAULT_NAMESPACE,
+    Code, Cursor, Filter, Namespace, Position, Problem,
+    frame::{encode, encode_error},
+    name::DEFAULT_NAMESPACE,
 };
 use relay_store::{Order, Page};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+use crate::feeds::{Feeds, Step, text};
 
 /// Subscriptions and watches of one connection.
 const MAX_PER_CONNECTION: usize = 1_000;
@@ -58,7 +62,12 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    fn new(t: &'static str, seq: Option<u64>, text: impl Into<Utf8Bytes>) -> Self {
+    /// A frame that was encoded before.
+    pub fn event(t: &'static str, seq: u64, frame: Bytes) -> Option<Self> {
+        Some(Self::new(t, Some(seq), text(frame)?))
+    }
+
+    pub fn new(t: &'static str, seq: Option<u64>, text: impl Into<Utf8Bytes>) -> Self {
         Self { t, seq, text: text.into() }
     }
 }
@@ -70,6 +79,8 @@ pub(crate) struct Subscriptions {
     by_id: HashMap<SubscriptionId, Box<Subscription>, ahash::RandomState>,
     names: HashMap<String, SubscriptionId, ahash::RandomState>,
     fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
+    /// Conversations and the inbox, once the first of them is followed.
+    feeds: Option<Box<Feeds>>,
 }
 
 struct Subscription {
@@ -89,21 +100,36 @@ struct Subscription {
     _permit: SubscriptionPermit,
 }
 
-/// A page for one subscription.
-pub(crate) struct Fetched {
-    id: SubscriptionId,
-    page: Result<Page, Problem>,
+/// Something was read from the store.
+pub(crate) enum Fetched {
+    /// A page for one subscription.
+    Events {
+        id: SubscriptionId,
+        page: Result<Page, Problem>,
+    },
+    Feed(Box<Step>),
 }
 
 impl Subscriptions {
     pub fn new(node: Arc<Node>) -> Self {
+        let limits = OutboxLimits {
+            frames: node.live().chat.queue_frames as usize,
+            ..OutboxLimits::default()
+        };
         Self {
             node,
-            outbox: Arc::new(Outbox::new(OutboxLimits::default())),
+            outbox: Arc::new(Outbox::new(limits)),
             by_id: HashMap::default(),
             names: HashMap::default(),
             fetching: FuturesUnordered::new(),
+            feeds: None,
         }
+    }
+
+    /// What is followed besides the event log.
+    pub fn feeds(&mut self) -> &mut Feeds {
+        self.feeds
+            .get_or_insert_with(|| Box::new(Feeds::new(self.node.clone(), self.outbox.clone())))
     }
 
     /// Begins a subscription; one of the same name ends.
@@ -192,12 +218,20 @@ impl Subscriptions {
 
     /// The next page that was fetched; never completes while none is under way.
     pub async fn next_page(&mut self) -> Option<Fetched> {
-        self.fetching.next().await
+        let Some(feeds) = &mut self.feeds else { return self.fetching.next().await };
+        tokio::select! {
+            Some(fetched) = self.fetching.next() => Some(fetched),
+            Some(step) = feeds.next_step() => Some(Fetched::Feed(Box::new(step))),
+            else => None,
+        }
     }
 
     /// The frames of a page; then the next page is fetched, or the subscription joins the live tail.
     pub async fn take_page(&mut self, fetched: Fetched) -> Vec<Sent> {
-        let Fetched { id, page } = fetched;
+        let (id, page) = match fetched {
+            Fetched::Events { id, page } => (id, page),
+            Fetched::Feed(step) => return self.feeds().take_step(*step),
+        };
         let Some(mut sub) = self.by_id.remove(&id) else { return Vec::new() };
         let page = match page {
             Ok(page) => page,
@@ -234,7 +268,9 @@ impl Subscriptions {
     pub fn take_item(&mut self, item: Item) -> Option<Sent> {
         match item {
             Item::Event { to, frame, seq } => {
-                let sub = self.by_id.get_mut(&to)?;
+                let Some(sub) = self.by_id.get_mut(&to) else {
+                    return self.feeds.as_mut()?.take_event(to, frame, seq);
+                };
                 sub.seen = seq.max(sub.seen);
                 let position = (seq > 0).then_some(seq);
                 Some(Sent::new("stream.event", position, text(frame)?))
@@ -249,8 +285,13 @@ impl Subscriptions {
                 let sub = self.by_id.get(&to)?;
                 Some(self.live_frame(sub))
             }
+            Item::Expelled { to } => self.feeds.as_mut()?.expelled(to),
+            Item::State { frame, .. } => Some(Sent::new("presence.update", None, text(frame)?)),
             Item::Lagging { to, after_seq, remembered } => {
-                let mut sub = self.by_id.remove(&to)?;
+                let Some(mut sub) = self.by_id.remove(&to) else {
+                    self.feeds.as_mut()?.lag(to, after_seq);
+                    return None;
+                };
                 sub.seen = after_seq;
                 let joined = remembered
                     && self.node.fanout.try_join(self.joining(to, &sub, Some(after_seq)));
@@ -270,14 +311,20 @@ impl Subscriptions {
 
     /// Whether anything is still subscribed or watched.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.names.is_empty() && self.feeds.as_ref().is_none_or(|feeds| feeds.is_empty())
     }
 
     /// The last words to a connection that does not read: where each subscription can go on.
     pub fn farewells(&self) -> Vec<Sent> {
         let code = Code::SlowConsumer.as_str();
         let body = || closing(code, "nothing was read for too long");
-        self.by_id.values().map(|sub| self.closed_frame(sub, body())).collect()
+        let mut sent: Vec<Sent> =
+            self.by_id.values().map(|sub| self.closed_frame(sub, body())).collect();
+        if self.feeds.as_ref().is_some_and(|feeds| !feeds.is_empty()) {
+            let problem = Problem::new(Code::SlowConsumer, "nothing was read for too long");
+            sent.push(Sent::new("error", None, encode_error(None, &problem)));
+        }
+        sent
     }
 
     pub async fn leave_all(&mut self) {
@@ -285,6 +332,7 @@ impl Subscriptions {
             self.node.fanout.leave(id).await;
         }
         self.by_id.clear();
+        self.feeds = None;
     }
 
     async fn end_named(&mut self, name: &str) -> bool {
@@ -328,7 +376,7 @@ impl Subscriptions {
         };
         self.fetching.push(Box::pin(async move {
             let page = node.events.page(&reader, question).await.map(|(page, _)| page);
-            Fetched { id, page }
+            Fetched::Events { id, page }
         }));
     }
 
@@ -383,11 +431,6 @@ impl Subscriptions {
 
 fn closing(code: &str, message: &str) -> Map<String, Value> {
     Map::from_iter([("code".into(), code.into()), ("message".into(), message.into())])
-}
-
-/// Frames are built from text; anything else is a fault of ours that must not end the connection.
-fn text(frame: Bytes) -> Option<Utf8Bytes> {
-    Utf8Bytes::try_from(frame).inspect_err(|_| tracing::error!("a frame is not text")).ok()
 }
 
 /// `{"v":1,"t":"stream.event","body":{"sub":"…",`

@@ -309,7 +309,7 @@ async fn scripts_use_the_nodes_events_and_locks_under_a_key_of_their_own() {
     held.lease = Duration::from_secs(30);
     client.acquire(&held).await.unwrap();
     match client.call_service(&lock).await.unwrap_err() {
-        Error::Call(error) => assert_eq!(error.code, RpcCode::Internal, "{error:?}"),
+        Error::Call(error) => assert_eq!(error.data["code"], "lock_held", "{error:?}"),
         other => panic!("{other}"),
     }
     house.close().await;

@@ -153,8 +153,8 @@ pub trait Answering: Send {
 
 /// What links tell. Called from a link's own task: must be quick and never block.
 pub trait LinkEvents: Send + Sync {
-    /// A link is up: authenticated, welcomed, ready. A warm standby that this side dialled is told only
-    /// when it comes into use.
+    /// A link is up: authenticated, welcomed, ready. A spoke uses the first that came up until it ends or
+    /// is left (`goaway`); others are spares.
     fn up(&self, link: Arc<dyn Link>);
 
     /// A message that wants no answer through [`Answering`]: registration, heartbeat, discovery,

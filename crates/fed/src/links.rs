@@ -161,8 +161,9 @@ impl Links {
         Ok(Ticket(self.clone()))
     }
 
-    /// Shakes hands on an accepted socket and runs its link to the end.
-    pub async fn accept<S: Socket>(
+    /// Shakes hands on an accepted socket and runs its link to the end, in a task of its own: whoever
+    /// brought the socket need not stay.
+    pub fn accept<S: Socket>(
         &self,
         ticket: Ticket,
         socket: S,
@@ -170,32 +171,32 @@ impl Links {
         arrival: Arrival,
     ) {
         let links = self.clone();
-        // The task is ours to await, whoever brought the socket.
-        let running = self.0.tasks.spawn(async move {
+        self.0.tasks.spawn(async move {
             let _ticket = ticket;
-            let stop = links.0.stop.clone();
-            tokio::select! {
-                biased;
-                () = links.run_accepted(socket, encoding, &arrival) => {}
-                // Links that are up are ended by `shutdown`; this ends handshakes.
-                () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => {}
-            }
+            links.run_accepted(socket, encoding, arrival).await;
         });
-        let _ = running.await;
     }
 
-    async fn run_accepted<S: Socket>(&self, mut socket: S, encoding: Encoding, arrival: &Arrival) {
-        let accepting = Accepting {
-            identity: &self.0.identity,
-            offer: self.0.settings.offer,
-            heartbeat: self.0.settings.heartbeat,
-            admission: &*self.0.admission,
-            arrival,
+    async fn run_accepted<S: Socket>(&self, mut socket: S, encoding: Encoding, arrival: Arrival) {
+        let shaken = {
+            let accepting = Accepting {
+                identity: &self.0.identity,
+                offer: self.0.settings.offer,
+                heartbeat: self.0.settings.heartbeat,
+                admission: &*self.0.admission,
+                arrival: &arrival,
+            };
+            let shaking = Box::pin(shake::accept(&mut socket, encoding, &accepting));
+            // Links that are up are ended by `shutdown`; a handshake has nothing to finish.
+            tokio::select! {
+                biased;
+                shaken = shaking => shaken,
+                () = self.0.stop.cancelled() => return,
+            }
         };
-        let shaken = Box::pin(shake::accept(&mut socket, encoding, &accepting)).await;
         let shaken = match shaken {
             Ok(shaken) => shaken,
-            Err(error) => return self.note_refused(arrival, &error),
+            Err(error) => return self.note_refused(&arrival, &error),
         };
         let relay = shaken.peer.relay.clone();
         let opening = self.opening(shaken, encoding, false, false);
@@ -206,7 +207,8 @@ impl Links {
         }
         self.0.counters.count(Kind::Accepted, "up");
         tracing::info!(peer = %relay, remote = ?arrival.remote, "link accepted");
-        handle.promote();
+        drop(arrival);
+        handle.tell_up();
         if self.0.stop.is_cancelled() {
             handle.drain("stopping", GRACE);
         }

@@ -1,6 +1,8 @@
 //! A foreign client that speaks only `+json`, by hand, as the specification describes it; and others
 //! that do not keep to it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
+
 mod sockets;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Links over loopback sockets.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
+
 mod sockets;
 
 use std::time::Duration;

@@ -26,8 +26,9 @@ pub(crate) use check::hub_url;
 pub use problem::{Origin, Problem, Problems};
 pub use sections::{
     AclRule, Anonymous, Backend, CallRule, Calls, Chat, Config, Drain, Events, Federation, Hub,
-    Listen, Locks, Log, LogFormat, NamespacePolicy, Node, NodeKind, Permission, Quota, Rotation,
-    RuleEffect, Script, Service, Store, TenantQuota, Tls, Visibility,
+    Listen, Locks, Log, LogFormat, Moderation, NamespacePolicy, Node, NodeKind, Permission,
+    Presence, Quota, Rotation, RuleEffect, Script, Service, Social, SocialRule, Store, TenantQuota,
+    Tls, Visibility,
 };
 pub use show::{Difference, Line, differences, sample, schema};
 pub use value::{ExistingFile, Inherit, Network, SecretFile, Size};

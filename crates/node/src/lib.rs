@@ -2,6 +2,7 @@
 //!
 //! [`Node::start`] builds everything below the doors from a [`config::Config`]; `relay-edge` puts doors before it.
 
+mod chat;
 pub mod config;
 mod connections;
 pub mod federation;
@@ -10,6 +11,7 @@ mod identity;
 pub mod join;
 mod maintenance;
 pub mod metrics;
+mod mirror;
 mod node;
 mod reload;
 pub mod services;
@@ -20,6 +22,7 @@ pub use connections::{Connections, Place};
 pub use federation::{Decision, Federated};
 pub use gate::Reader;
 pub use identity::{Identity, IdentityError, write_secret};
+pub use mirror::{Mirror, Mirrors};
 pub use node::Node;
 pub use reload::{LastReload, ReloadError, Reloaded, Reread};
 pub use services::{ServiceSpec, Services, Way};

@@ -29,6 +29,28 @@ pub(crate) async fn run(node: Weak<Node>, stop: CancellationToken) {
     }
 }
 
+/// Prunes conversations, inboxes, KeyPackages and attachments until the node stops.
+pub(crate) async fn run_chat(node: Weak<Node>, stop: CancellationToken) {
+    loop {
+        let Some(interval) = node.upgrade().map(|node| node.live().chat.retention_sweep_interval)
+        else {
+            return;
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(interval) => {}
+        }
+        let Some(node) = node.upgrade() else { return };
+        let swept = async {
+            node.conversations.sweep().await?;
+            node.attachments.sweep().await
+        };
+        if let Err(error) = swept.await {
+            tracing::warn!(%error, "old messages could not be pruned; it will be tried again");
+        }
+    }
+}
+
 async fn sweep(node: &Node, stop: &CancellationToken, retention: bool) -> Result<(), StoreError> {
     let now_ns = node.clock.wall_ns();
     while !stop.is_cancelled() && node.store.sweep_expired(now_ns / 1_000_000_000).await? > 0 {}

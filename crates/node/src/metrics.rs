@@ -179,7 +179,35 @@ impl Node {
         let fanout = self.fanout.stats();
         let locks = self.locks.stats();
         let contended = locks.contended.load(Ordering::Relaxed).max(0) as u64;
+        let social = self.social.stats();
         for (name, help, value) in [
+            ("relay_social_stored_total", "Social events stored.", load(&social.stored)),
+            (
+                "relay_social_duplicate_total",
+                "Social events that were held, deleted or refused already.",
+                load(&social.duplicates),
+            ),
+            (
+                "relay_social_refused_total",
+                "Requests of social events refused for their form or a signature.",
+                load(&social.refused),
+            ),
+            (
+                "relay_social_limited_total",
+                "Requests of social events refused by a quota.",
+                load(&social.limited),
+            ),
+            ("relay_social_purged_total", "Identities purged.", load(&social.purged)),
+            (
+                "relay_social_unchanged_total",
+                "Social answers that the asker had already (304).",
+                load(&social.unchanged),
+            ),
+            (
+                "relay_social_mirrored_total",
+                "Social events fetched from other servers.",
+                load(&social.mirrored),
+            ),
             ("relay_events_stored_total", "Events stored.", load(&events.stored)),
             (
                 "relay_events_duplicate_total",
@@ -260,6 +288,7 @@ impl Node {
             load(&metrics.connections),
             load(&metrics.sse_streams)
         );
+        self.chat_metrics(&mut out);
         let _ = writeln!(
             out,
             "# HELP relay_http_responses_total Answers over HTTP.\n# TYPE relay_http_responses_total counter"

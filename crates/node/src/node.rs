@@ -9,14 +9,21 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use rand_core::{OsRng, RngCore};
 use relay_actors::{BodyStream, Reply};
 use relay_core::{
+    attachments::Attachments,
     audit::Audit,
+    conversations::Conversations,
     events::Events,
     fanout::Fanout,
+    inbox::Inboxes,
+    key_packages::KeyPackages,
     locks::Locks,
     policy::{Op, Policy, Principal, quota::Quotas},
+    presence::Presence,
     sessions::Sessions,
+    social::Social,
 };
 use relay_proto::{Call, CallError, Caller, EventLimits, Namespace, Problem};
 use relay_store::{Clock, Store};
@@ -25,7 +32,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config, connections::Connections, federation::Federated, gate::Reader,
-    identity::Identity, metrics::Metrics, reload::Live, services::Services, settings,
+    identity::Identity, metrics::Metrics, mirror::Mirrors, reload::Live, services::Services,
+    settings,
 };
 
 /// A running relay without its doors.
@@ -43,7 +51,15 @@ pub struct Node {
     pub policy: Arc<Policy>,
     pub quotas: Arc<Quotas>,
     pub sessions: Arc<Sessions>,
+    pub conversations: Arc<Conversations>,
+    pub inboxes: Arc<Inboxes>,
+    pub key_packages: KeyPackages,
+    pub presence: Arc<Presence>,
+    pub attachments: Arc<Attachments>,
     pub audit: Arc<Audit>,
+    pub social: Arc<Social>,
+    /// Identities that are fetched from other servers.
+    pub mirrors: Mirrors,
     pub services: Arc<Services>,
     pub(crate) federated: ArcSwap<Federated>,
     pub connections: Connections,
@@ -107,6 +123,13 @@ impl Node {
         settings::event_limits(&self.live.current())
     }
 
+    /// Bytes that nobody can guess.
+    pub fn random_bytes(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        OsRng.fill_bytes(&mut bytes);
+        bytes
+    }
+
     /// From now on `/readyz` says no, so that load balancers look elsewhere.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
@@ -147,6 +170,9 @@ impl Node {
         self.tasks.close();
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "tasks did not end in time");
+        }
+        if tokio::time::timeout(within, self.conversations.close()).await.is_err() {
+            tracing::warn!("conversations did not come to rest in time");
         }
         self.keep_usage().await;
         self.store.close().await;

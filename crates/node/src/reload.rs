@@ -97,6 +97,7 @@ fn take_over(running: &Config, new: &Config) -> Config {
     // The lease table knows the longest lease from the start.
     next.locks = Locks { max_lease: running.locks.max_lease, ..new.locks.clone() };
     next.chat = new.chat.clone();
+    next.presence = new.presence.clone();
     next.chat.insecure_dev_auth = running.chat.insecure_dev_auth;
     next.listen =
         Listen { trusted_proxies: new.listen.trusted_proxies.clone(), ..running.listen.clone() };
@@ -177,6 +178,10 @@ impl Node {
         self.policy.reconfigure(acl);
         self.quotas.reconfigure(settings::quota(&next));
         self.sessions.reconfigure(settings::sessions(&next, &self.identity.relay_id));
+        self.conversations.reconfigure(settings::chat(&next, &self.identity.relay_id));
+        self.key_packages.reconfigure(settings::key_packages(&next));
+        self.presence.reconfigure(settings::presence(&next));
+        self.attachments.reconfigure(settings::attachments(&next));
         let done = report(&running, &next, &new);
         if let Some(sources) = self.live.sources.get() {
             sources.apply(&next);

@@ -7,11 +7,18 @@ use relay_core::policy::{
     AclConfig, Groups, Op, Ops, Pattern, RotationMode, Rule, Who,
     quota::{QuotaConfig, QuotaLimits},
 };
-use relay_core::sessions::SessionsConfig;
-use relay_proto::{EventLimits, NodeId};
+use relay_core::{
+    attachments::AttachmentConfig,
+    conversations::{ChatConfig, LogRetention},
+    key_packages::KeyPackagesConfig,
+    presence::PresenceConfig,
+    sessions::SessionsConfig,
+    social::{Mode, SocialConfig, TagRule},
+};
+use relay_proto::{EventLimits, NodeId, polycentric::SystemKey};
 
 use crate::{
-    config::{Backend, Config, Permission, Rotation},
+    config::{Backend, Config, Moderation, Permission, Rotation},
     start::StartError,
 };
 
@@ -116,6 +123,72 @@ pub(crate) fn sessions(config: &Config, relay_id: &str) -> SessionsConfig {
     }
 }
 
+/// Limits and rules of conversations.
+pub(crate) fn chat(config: &Config, relay_id: &str) -> ChatConfig {
+    let chat = &config.chat;
+    let ms = |duration: std::time::Duration| duration.as_millis() as u64;
+    ChatConfig {
+        gateway_id: relay_id.to_owned(),
+        max_env: chat.max_env,
+        sends_per_min: rate(chat.sends_per_min),
+        dm_creates_per_min: rate(chat.dm_creates_per_min),
+        room_creates_per_min: rate(chat.room_creates_per_min),
+        invites_per_min: rate(chat.invites_per_min),
+        removes_per_min: rate(chat.removes_per_min),
+        max_members: chat.max_members,
+        convs_per_user: chat.convs_per_user,
+        history_from_join: chat.history_from_join,
+        mls_aware: chat.mls_aware,
+        retention: LogRetention {
+            max_events: chat.retention_max_events,
+            max_age_ms: chat.retention_max_age.map(ms),
+            hard: chat.retention_hard_limits,
+            cursor_stale_after_ms: chat.cursor_stale_after.map(ms),
+        },
+        idempotency_window_ms: ms(chat.idempotency_window),
+        max_inbox: chat.inbox_max,
+    }
+}
+
+/// Limits of the directory of KeyPackages.
+pub(crate) fn key_packages(config: &Config) -> KeyPackagesConfig {
+    let chat = &config.chat;
+    KeyPackagesConfig {
+        fetches_per_min: rate(chat.kp_fetches_per_min),
+        target_fetches_per_min: rate(chat.kp_target_fetches_per_min),
+        publishes_per_min: rate(chat.kp_publishes_per_min),
+        pool_max: chat.kp_pool_max,
+        max_inbox: chat.inbox_max,
+    }
+}
+
+/// Limits of presence.
+pub(crate) fn presence(config: &Config) -> PresenceConfig {
+    let presence = &config.presence;
+    PresenceConfig {
+        watchlist_max: presence.watchlist_max,
+        watchers_max: presence.watchers_max,
+        blocklist_max: presence.blocklist_max,
+        watch_changes_per_min: rate(presence.watch_mutations_per_min),
+        block_changes_per_min: rate(presence.block_mutations_per_min),
+        renews_per_min: rate(presence.renews_per_min),
+        status_per_min: rate(presence.status_per_min),
+    }
+}
+
+/// Sizes and ages of attachments.
+pub(crate) fn attachments(config: &Config) -> AttachmentConfig {
+    AttachmentConfig {
+        max_bytes: config.chat.blob_max.0,
+        quota_bytes: config.chat.blob_quota.0,
+        ttl_ms: config.chat.blob_ttl.as_millis() as u64,
+    }
+}
+
+fn rate(limit: Option<u64>) -> u32 {
+    limit.map_or(u32::MAX, narrow)
+}
+
 /// How late a relay may notice that another one over the same database ended a session.
 const SESSION_RECHECK_MS: u64 = 500;
 
@@ -133,4 +206,40 @@ pub(crate) fn event_limits(config: &Config) -> EventLimits {
         element_bytes: events.max_element.0 as usize,
         sshsig: events.sshsig,
     }
+}
+
+/// What the social layer takes and shows.
+pub(crate) fn social(config: &Config) -> SocialConfig {
+    let social = &config.social;
+    let rate = |per_sec: Option<u64>| {
+        per_sec.map(|per_sec| Rate { per_sec: narrow(per_sec), burst: narrow(social.burst) })
+    };
+    let rule = |rule: &crate::config::SocialRule| TagRule {
+        word: rule.word.clone(),
+        tag: rule.tag.clone(),
+        level: narrow(rule.level),
+    };
+    SocialConfig {
+        identity_bytes: social.identity_bytes.map(|size| size.0),
+        identity_rate: rate(social.identity_events_per_sec),
+        address_rate: rate(social.address_events_per_sec),
+        future_ms: social.max_future.as_millis() as u64,
+        mode: match social.moderation {
+            Moderation::Off => Mode::Off,
+            Moderation::Lazy => Mode::Lazy,
+            Moderation::Strong => Mode::Strong,
+        },
+        rules: social.rule.iter().map(rule).collect(),
+        handles: social.open_registration,
+        search: social.search,
+    }
+}
+
+/// An identity to be fetched and the base URL of the server that has it: "KEY URL".
+pub(crate) fn parse_follow(text: &str) -> Option<(SystemKey, String)> {
+    let (key, url) = text.trim().split_once(' ')?;
+    let key: NodeId = key.parse().ok()?;
+    let url = url.trim().trim_end_matches('/');
+    let known = url.starts_with("https://") || url.starts_with("http://");
+    known.then(|| (SystemKey::from(key), url.to_owned()))
 }

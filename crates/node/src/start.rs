@@ -5,23 +5,29 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use rand_core::{OsRng, RngCore};
 use relay_core::{
+    attachments::Attachments,
     audit::Audit,
+    conversations::Conversations,
     events::{Events, EventsConfig, Question},
     fanout::Fanout,
+    inbox::Inboxes,
+    key_packages::KeyPackages,
     locks::{HeldCounts, Locks},
     policy::{
         CHANGING_KINDS, Policy,
         quota::{Quotas, TenantUsage},
     },
+    presence::Presence,
     sessions::Sessions,
+    social::Social,
 };
 use relay_proto::{
     Event, Filter,
     lease::{LeaseLimits, LeaseRow},
 };
 use relay_store::{
-    Clock, CommitObserver, Committed, Order, PostgresOptions, PostgresStore, SqliteOptions,
-    SqliteStore, Store, StoreError, WriteStats,
+    BlobFiles, Clock, CommitObserver, Committed, Order, PostgresOptions, PostgresStore,
+    SqliteOptions, SqliteStore, Store, StoreError, WriteStats,
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -34,6 +40,7 @@ use crate::{
     identity::{Identity, IdentityError},
     join, maintenance,
     metrics::Metrics,
+    mirror::{self, Mirrors},
     node::Node,
     reload::Live,
     services::{Outside, Services},
@@ -65,6 +72,11 @@ impl Node {
     /// # Errors
     /// [`StartError`]; nothing is left running.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
+        // On the heap: what waits for a start keeps no room for all of its steps.
+        Box::pin(Self::build(config, clock)).await
+    }
+
+    async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
         let dir = config.node.data_dir();
         std::fs::create_dir_all(&dir)
             .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
@@ -104,6 +116,12 @@ impl Node {
         load_quotas(&store, &quotas).await?;
         // Nothing is committed before this: no door is open yet.
         let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
+        let follow: Vec<_> =
+            config.social.follow.iter().filter_map(|text| settings::parse_follow(text)).collect();
+        let mut secret = [0; 32];
+        OsRng.fill_bytes(&mut secret);
+        let social = settings::social(&config);
+        let social = Social::start(store.clone(), clock.clone(), social, secret).await?;
         let locks = Arc::new(Locks::new(store.clone(), held));
         let event_limits = settings::event_limits(&config);
         let outside = |router| Outside {
@@ -122,6 +140,25 @@ impl Node {
             Services::open(&config, &identity.relay_id, &dir, outside, clock.clone()).await?;
         let sessions = settings::sessions(&config, &identity.relay_id);
         let sessions = Arc::new(Sessions::new(store.clone(), clock.clone(), sessions));
+        let inboxes = Inboxes::new(store.clone());
+        let conversations = Conversations::new(
+            store.clone(),
+            clock.clone(),
+            settings::chat(&config, &identity.relay_id),
+            inboxes.clone(),
+        );
+        let key_packages = KeyPackages::new(
+            store.clone(),
+            clock.clone(),
+            settings::key_packages(&config),
+            inboxes.clone(),
+        );
+        let presence =
+            Presence::open(store.clone(), clock.clone(), settings::presence(&config)).await?;
+        let files = BlobFiles::open(&dir.join("blobs"))
+            .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
+        let attachments =
+            Attachments::new(store.clone(), files, clock.clone(), settings::attachments(&config));
         let federated = Federated::start(Parts {
             config: &linked,
             joined: joined.as_ref(),
@@ -132,6 +169,11 @@ impl Node {
             clock: clock.clone(),
         })?;
         let node = Arc::new(Self {
+            conversations,
+            inboxes,
+            key_packages,
+            presence: Arc::new(presence),
+            attachments: Arc::new(attachments),
             locks,
             services: Arc::new(services),
             federated: ArcSwap::from_pointee(federated),
@@ -150,6 +192,8 @@ impl Node {
             policy,
             quotas,
             sessions,
+            social: Arc::new(social),
+            mirrors: Mirrors::of(&follow),
             audit,
             connections: Connections::default(),
             metrics,
@@ -158,6 +202,13 @@ impl Node {
         node.tasks.spawn(async move { sessions.run(stop).await });
         let (audit, stop) = (node.audit.clone(), node.stop.clone());
         node.tasks.spawn(async move { audit.run(stop).await });
+        let (presence, stop) = (node.presence.clone(), node.stop.clone());
+        node.tasks.spawn(async move { presence.run(stop).await });
+        node.tasks.spawn(maintenance::run_chat(Arc::downgrade(&node), node.stop.clone()));
+        if !follow.is_empty() && node.config.social.enabled {
+            let every = node.config.social.follow_every;
+            node.tasks.spawn(mirror::run(Arc::downgrade(&node), every, node.stop.clone()));
+        }
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
         if let Err(error) = node.services.start_configured(&node.config).await {
             node.close(START_GRACE).await;
@@ -187,6 +238,7 @@ async fn open_store(
                 readers: parallelism().clamp(2, 4),
                 lease_limits,
                 backup_before_migrate: config.store.backup_before_migrate,
+                index_every: None,
             };
             Ok(Store::Sqlite(SqliteStore::open(options, clock.clone(), commits.clone()).await?))
         }

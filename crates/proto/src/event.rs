@@ -15,7 +15,7 @@ pub use kind::{Class, class_of, reserved};
 pub use rotation::{Rotation, RotationError, rotation_of, rotation_text};
 pub use sign::{Draft, SigningKey};
 pub use tags::{Tag, Tags};
-pub use verify::{verify, verify_many};
+pub use verify::{Verifier, verify};
 
 /// The namespace of `sshsig` signatures over events.
 pub const SSHSIG_NAMESPACE: &str = "forge-relay-event-v1";

@@ -6,7 +6,10 @@
 //! - [`address`], [`call`]: where a service is, what a call of it is, who may
 //! - [`auth`]: proofs, tokens, signed requests
 //! - [`lease`]: the rules of locks
+//! - [`conv`]: conversations, what is asked of them and answered
+//! - [`mls`]: MLS messages as a relay without keys reads them
 //! - [`link`]: what relays say to each other
+//! - [`polycentric`]: the social protocol, with rules of its own
 //! - [`registry`], [`balance`], [`route`]: what lives where in the federation, which instance, which way
 //! - [`frame`], [`error`]: the one frame, the one error
 
@@ -14,6 +17,7 @@ pub mod address;
 pub mod auth;
 pub mod balance;
 pub mod call;
+pub mod conv;
 pub mod cursor;
 pub mod error;
 pub mod event;
@@ -22,7 +26,9 @@ pub mod frame;
 pub mod key;
 pub mod lease;
 pub mod link;
+pub mod mls;
 pub mod name;
+pub mod polycentric;
 pub mod registry;
 pub mod route;
 

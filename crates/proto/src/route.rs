@@ -105,7 +105,7 @@ pub fn arrive(
 fn believed(hub: &RelayId, source: Option<NodeRef>, ways: &impl Ways) -> NodeRef {
     let of_hub = NodeRef { node_type: NodeType::Main, id: hub.clone(), main_relay: None };
     let Some(source) = source else { return of_hub };
-    if ways.up().as_ref() == Some(hub) {
+    if ways.is_own_hub(hub) {
         return source;
     }
     let elsewhere = ways.hub_of(&source.id).is_some_and(|other| other != *hub);
@@ -134,6 +134,9 @@ pub trait Ways {
 
     /// For a spoke: the hub its link goes to.
     fn up(&self) -> Option<RelayId>;
+
+    /// For a spoke: whether `hub` is one it dialled, in use or being left, whose word it takes.
+    fn is_own_hub(&self, hub: &RelayId) -> bool;
 }
 
 /// Where a message goes next.
@@ -254,6 +257,9 @@ mod tests {
         }
         fn up(&self) -> Option<RelayId> {
             self.up.clone()
+        }
+        fn is_own_hub(&self, hub: &RelayId) -> bool {
+            self.up.as_ref() == Some(hub)
         }
     }
 

@@ -3,6 +3,8 @@
 //! Bounded, and the same each time, so that it can run in every test; `make fuzz` goes further.
 //! `RELAY_MUTATIONS` sets the number of inputs a decoder, `RELAY_SEED` another sequence.
 
+#![allow(clippy::unwrap_used, reason = "samples are good, or the test fails")]
+
 mod entry;
 
 use relay_proto::{
@@ -15,7 +17,9 @@ use relay_proto::{
         codec::{StreamEnd, encode},
         handshake::{Identity, Initiator, Offer, error_message},
     },
+    mls::decode_base64,
 };
+use relay_testkit::mls::MlsDevice;
 
 /// xorshift64*: small, and all that is asked of it is variety.
 struct Random(u64);
@@ -192,7 +196,19 @@ fn proofs() {
     run("proof", &samples.map(String::into_bytes), entry::proof);
 }
 
+#[test]
+fn mls() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("vectors/mls-vectors.json")).unwrap();
+    let messages = vectors["ds_header"].as_array().unwrap().iter();
+    let mut samples: Vec<Vec<u8>> =
+        messages.map(|case| decode_base64(case["message"].as_str().unwrap()).unwrap()).collect();
+    samples.push(MlsDevice::new(1, 2).key_package_with(10_000, 20_000, 15_000));
+    run("mls", &samples, entry::mls);
+}
+
 /// Messages of a link as this program writes them, and some as another might.
+#[allow(clippy::unwrap_used, reason = "the names are right here")]
 fn link_samples() -> Vec<Vec<u8>> {
     let raw = |text: &str| serde_json::value::RawValue::from_string(text.into()).ok();
     let identity = Identity {
@@ -293,4 +309,48 @@ fn registries() {
     let mut samples: Vec<Vec<u8>> = lines.iter().cloned().map(String::into_bytes).collect();
     samples.push(lines.join("\n").into_bytes());
     run("gossip", &samples, entry::gossip);
+}
+
+/// Everything that the vectors of the social layer hold in hex.
+fn social_samples() -> Vec<Vec<u8>> {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("vectors/polycentric.json")).unwrap();
+    let mut samples = vec![
+        hex::decode(vectors["post_events_body_of_username_and_post_hex"].as_str().unwrap())
+            .unwrap(),
+    ];
+    for vector in vectors.as_object().unwrap().values() {
+        let Some(signed) = vector["signed_event_hex"].as_str() else { continue };
+        let signed = hex::decode(signed).unwrap();
+        // One event as the body of an upload.
+        let mut body = vec![0x0a];
+        let mut left = signed.len();
+        while left >= 0x80 {
+            body.push(left as u8 | 0x80);
+            left >>= 7;
+        }
+        body.push(left as u8);
+        body.extend_from_slice(&signed);
+        samples.push(body);
+    }
+    samples
+}
+
+#[test]
+fn social_events() {
+    run("social_events", &social_samples(), entry::social_events);
+}
+
+#[test]
+fn social_params() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("vectors/polycentric.json")).unwrap();
+    let mut samples = social_samples();
+    for text in vectors["query"].as_object().unwrap().values() {
+        let text = text.as_str().unwrap();
+        samples.push(text.as_bytes().to_vec());
+        samples.extend(relay_proto::polycentric::decode_param(text).map(|bytes| bytes.to_vec()));
+    }
+    samples.push(hex::decode(vectors["challenge"]["response_hex"].as_str().unwrap()).unwrap());
+    run("social_params", &samples, entry::social_params);
 }

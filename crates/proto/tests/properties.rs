@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*};
 use relay_proto::{
     Code, Cursor, Event, EventId, EventLimits, Filter, Namespace, NodeId, Position, Problem,
     SigningKey,
-    event::{Class, Draft, Tags, class_of, parse_event, verify, verify_many},
+    event::{Class, Draft, Tags, Verifier, class_of, parse_event, verify},
     frame::{Frame, encode, encode_error},
 };
 
@@ -112,7 +112,7 @@ proptest! {
             })
             .collect();
         let alone: Vec<_> = raws.iter().cloned().map(|raw| verify(raw).map(|e| e.id())).collect();
-        let many = verify_many(raws, rand_core::OsRng);
+        let many = Verifier::default().verify_many(raws, rand_core::OsRng);
         let many: Vec<_> = many.into_iter().map(|outcome| outcome.map(|e| e.id())).collect();
         prop_assert_eq!(alone, many);
     }

@@ -5,7 +5,7 @@
 
 use relay_proto::{
     Code, Event, EventError, EventLimits, SigningKey,
-    event::{Draft, MAX_AHEAD_NS, parse_event, rotation_of, rotation_text, verify, verify_many},
+    event::{Draft, MAX_AHEAD_NS, Verifier, parse_event, rotation_of, rotation_text, verify},
     key::parse_hex,
 };
 use serde_json::Value;
@@ -110,7 +110,7 @@ fn one_by_one_and_many_at_once_agree() {
         .collect();
     let single: Vec<_> = raws.iter().cloned().map(|raw| verify(raw).map(|e| e.id())).collect();
     assert!(single.iter().any(Result::is_ok) && single.iter().any(Result::is_err));
-    let many = verify_many(raws, rand_core::OsRng);
+    let many = Verifier::default().verify_many(raws, rand_core::OsRng);
     let many: Vec<_> = many.into_iter().map(|outcome| outcome.map(|e| e.id())).collect();
     assert_eq!(single, many);
 }

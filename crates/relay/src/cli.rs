@@ -132,6 +132,24 @@ pub enum Command {
     Call(commands::call::Call),
     /// What services there are
     Services(commands::services::ServicesGroup),
+    /// Become a spoke of a hub, by its join code
+    Join(commands::join::Join),
+    /// Leave the hub that was joined
+    Leave(commands::join::Leave),
+    /// Other hubs of this hub
+    Peers(commands::hubs::PeersGroup),
+    /// Home relays of this hub
+    Spokes(commands::hubs::SpokesGroup),
+    /// Measure the way to another relay and back
+    Ping(commands::topology::Ping),
+    /// Hubs, home relays and links
+    Topology(commands::topology::Topology),
+    /// What the relay is doing, again and again
+    Top(commands::topology::Top),
+    /// A certificate authority for hubs
+    Ca(commands::ca::CaGroup),
+    /// Which relay has which key and address
+    Directory(commands::directory::DirectoryGroup),
     /// What runs on the relay of this machine
     Actors(commands::actors::ActorsGroup),
     /// Write what a relay needs before its first start
@@ -156,6 +174,8 @@ pub enum Command {
     Whoami(commands::session::Whoami),
     /// List and end your sessions
     Session(commands::session::SessionGroup),
+    /// Posts, people, topics (Polycentric)
+    Social(commands::social::SocialGroup),
     /// Saved relays
     Context(commands::context::ContextGroup),
     /// Who may do what
@@ -168,6 +188,8 @@ pub enum Command {
     Token(commands::access::Token),
     /// Invite somebody: the same as `token create --for user`
     Invite(commands::access::Invite),
+    /// Users of this relay
+    User(commands::user::UserGroup),
     /// Send any request
     Api(commands::api::Api),
     /// The relay's configuration
@@ -249,6 +271,15 @@ fn dispatch(app: &App, command: Command) -> Outcome {
             Command::Call(command) => Box::pin(command.run(app)).await,
             Command::Services(command) => Box::pin(command.run(app)).await,
             Command::Actors(command) => Box::pin(command.run(app)).await,
+            Command::Join(command) => Box::pin(command.run(app)).await,
+            Command::Leave(command) => command.run(app).await,
+            Command::Peers(command) => command.run(app).await,
+            Command::Spokes(command) => command.run(app).await,
+            Command::Ping(command) => command.run(app).await,
+            Command::Topology(command) => command.run(app).await,
+            Command::Top(command) => command.run(app).await,
+            Command::Ca(command) => command.run(app),
+            Command::Directory(command) => Box::pin(command.run(app)).await,
             Command::Init(command) => command.run(app),
             Command::Status(command) => command.run(app).await,
             Command::Reload(command) => command.run(app).await,
@@ -260,12 +291,14 @@ fn dispatch(app: &App, command: Command) -> Outcome {
             Command::Logout(command) => command.run(app).await,
             Command::Whoami(command) => command.run(app).await,
             Command::Session(command) => command.run(app).await,
+            Command::Social(command) => command.run(app).await,
             Command::Context(command) => command.run(app),
             Command::Acl(command) => command.run(app).await,
             Command::Quota(command) => command.run(app).await,
             Command::Audit(command) => command.run(app).await,
             Command::Token(command) => command.run(app).await,
             Command::Invite(command) => command.run(app).await,
+            Command::User(command) => command.run(app).await,
             Command::Api(command) => command.run(app).await,
             Command::Config(command) => command.run(app).await,
             Command::Store(command) => command.run(app).await,

@@ -57,6 +57,11 @@ fn guide_to_operating() {
     run("docs/operate.md");
 }
 
+#[test]
+fn guide_to_the_social_layer() {
+    run("docs/social.md");
+}
+
 /// As the relay's operator on its own machine.
 #[test]
 fn guide_to_services() {

@@ -57,7 +57,7 @@ fn judge(seed: u64, report: &Report) {
 #[test]
 fn a_sound_line_loses_nothing() {
     for seed in seeds() {
-        let line = if seed % 2 == 0 { Line::HOME } else { Line::NEAR };
+        let line = if seed.is_multiple_of(2) { Line::HOME } else { Line::NEAR };
         let habits = Habits { work_ms: 100, ..habits(seed) };
         let run = Conversation::new(seed, line, habits, encoding(seed));
         let report = run.run(Vec::new(), s(600));

@@ -1,4 +1,4 @@
-//! What is kept: the event log, locks and their history, on SQLite or PostgreSQL, behind the product's verbs.
+//! What is kept: the event log, locks and their history, conversations, on SQLite or PostgreSQL, behind the product's verbs.
 //!
 //! [`Store`] is the door. Writes go through one writer that joins many callers in one transaction
 //! ([`mod@writer`]); what it commits is told to a [`CommitObserver`]. Who may do what is not decided here.
@@ -6,6 +6,8 @@
 mod access;
 mod audit;
 mod batch;
+mod blob_files;
+pub mod chat;
 mod clock;
 mod error;
 mod event;
@@ -15,6 +17,8 @@ mod plan;
 mod postgres;
 mod schema;
 mod sessions;
+mod social;
+mod sql;
 mod sqlite;
 mod store;
 mod tags;
@@ -23,6 +27,7 @@ mod writer;
 pub use access::{AccessTokenRow, TokenPurpose};
 pub use audit::{AuditEntry, AuditRow};
 pub use batch::Coordinate;
+pub use blob_files::{BlobFiles, BlobWriter};
 pub use clock::{Clock, SystemClock};
 pub use error::{Result, StoreError};
 pub use event::{
@@ -33,6 +38,10 @@ pub use postgres::{PostgresOptions, PostgresStore};
 pub use schema::{SCHEMA_VERSION, SchemaStatus};
 pub use sessions::{
     AuthTokenRow, Ending, NewSession, Opened, ProofFacts, Resumption, SessionLimits, SessionRow,
+};
+pub use social::{
+    Censored, ClaimsQuery, Count, IndexPage, IndexQuery, Ingest, IngestReport, Ingested,
+    MAX_ANSWER_EVENTS, ModerationState, Note, RefsQuery, SocialChange, SocialEvent, Waiting, Words,
 };
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use store::Store;

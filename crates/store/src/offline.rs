@@ -134,6 +134,19 @@ pub async fn copy(
 const CHUNKS_AHEAD: usize = 4;
 /// Rows of a chunk.
 const CHUNK_ROWS: usize = 500;
+/// Bytes of values after which a chunk ends: rows with pictures are large.
+const CHUNK_BYTES: usize = 8 << 20;
+
+fn size(values: &[tables::Value]) -> usize {
+    values
+        .iter()
+        .map(|value| match value {
+            tables::Value::Bytes(bytes) => bytes.len(),
+            tables::Value::Text(text) => text.len(),
+            _ => 8,
+        })
+        .sum()
+}
 
 /// Set in `meta` while a copy runs.
 pub(crate) const UNFINISHED: &str = "copy_unfinished";

@@ -15,6 +15,7 @@ mod pipeline;
 mod query;
 mod retention;
 mod sessions;
+mod social;
 mod sql;
 mod tls;
 mod writer;
@@ -30,13 +31,16 @@ use crate::{
     clock::Clock,
     error::{Result, StoreError},
     schema::SchemaStatus,
+    social::db::Db,
     writer::{CommitObserver, Writer, WriterHandle},
 };
 use connect::Server;
 pub(crate) use log::array as number_list;
 use names::ReadNames;
-pub(crate) use sessions::plain as plain_text;
-use writer::{NoDomain, PostgresWriter};
+pub(crate) use sessions::{plain as plain_text, user_lock};
+pub(crate) use social::PostgresDb;
+use social::SocialWrite;
+use writer::PostgresWriter;
 
 /// How long a read waits for a free connection.
 const POOL_PATIENCE: Duration = Duration::from_secs(10);
@@ -72,13 +76,18 @@ impl Exclusive {
     pub fn client(&self) -> Result<&Client> {
         self.0.client()
     }
+
+    /// The connection for the social tables.
+    pub fn social(&self) -> Result<impl Db> {
+        self.0.social()
+    }
 }
 
 /// The store on PostgreSQL. Cloning shares it.
 #[derive(Clone)]
 pub struct PostgresStore {
     shared: Arc<Shared>,
-    writer: WriterHandle<NoDomain>,
+    writer: WriterHandle<SocialWrite>,
 }
 
 struct Shared {
@@ -169,7 +178,7 @@ fn pool(server: Server, readers: usize) -> Result<Pool> {
         .map_err(|error| StoreError::Database(error.to_string()))
 }
 
-type Started = (std::thread::JoinHandle<()>, WriterHandle<NoDomain>, u32);
+type Started = (std::thread::JoinHandle<()>, WriterHandle<SocialWrite>, u32);
 
 async fn start_writer(
     server: Server,
@@ -178,7 +187,7 @@ async fn start_writer(
     observer: Arc<dyn CommitObserver>,
 ) -> Result<Started> {
     let (new_log_id, limits) = (options.new_log_id, options.lease_limits.clone());
-    let (opened, ready) = oneshot::channel::<Result<(WriterHandle<NoDomain>, u32)>>();
+    let (opened, ready) = oneshot::channel::<Result<(WriterHandle<SocialWrite>, u32)>>();
     let failed = |error: std::io::Error| StoreError::Database(error.to_string());
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;

@@ -1,7 +1,7 @@
 //! The schema's version, one number for both stores.
 
 /// The schema that this program writes.
-pub const SCHEMA_VERSION: i64 = 4;
+pub const SCHEMA_VERSION: i64 = 7;
 
 /// What a database holds and what this program knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct SchemaStatus {
 ///
 /// `seq` is never used twice, also when the newest events have been deleted: whoever deletes raises this.
 pub(crate) const NEXT_SEQ_FLOOR: &str = "next_seq_floor";
+/// SQLite: the index tables are complete up to this `seq`.
+pub(crate) const INDEXED_SEQ: &str = "indexed_seq";
 /// Up to this row of the lock history `locks` is complete.
 pub(crate) const LOCKS_THROUGH: &str = "locks_through";
 /// No token up to this one is given again, whatever the history says.

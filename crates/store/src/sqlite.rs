@@ -5,6 +5,7 @@
 mod access;
 mod dictionary;
 mod events;
+mod index;
 mod leases;
 mod log;
 mod migrate;
@@ -12,6 +13,7 @@ mod query;
 mod readers;
 mod retention;
 mod sessions;
+mod social;
 mod wal;
 mod writer;
 
@@ -33,7 +35,9 @@ use crate::{
     schema::SchemaStatus,
     writer::{CommitObserver, Writer, WriterHandle},
 };
+use index::{DEFAULT_EVERY, IndexWriter, Recent, View};
 use readers::Readers;
+pub(crate) use social::{SqliteDb, ready};
 use writer::{SqliteWriter, Write};
 
 /// How the store is opened.
@@ -49,6 +53,9 @@ pub struct SqliteOptions {
     pub lease_limits: LeaseLimits,
     /// Copy the database before a migration changes it.
     pub backup_before_migrate: bool,
+    /// Events whose index entries are collected in memory before they are written, at least 1; `None` for the
+    /// usual number. Fewer make writing slower, more need memory and a longer start after a crash.
+    pub index_every: Option<usize>,
 }
 
 /// The embedded store. Cloning shares it.
@@ -62,6 +69,7 @@ struct Shared {
     path: PathBuf,
     log_id: u32,
     readers: Readers,
+    recent: Arc<Recent>,
     wal: wal::Checkpointer,
     writer_thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Held while the process uses the database.
@@ -93,12 +101,15 @@ impl SqliteStore {
         let log_id = migrate::log_id(&conn)?;
         let readers = Readers::open(&path, options.readers)?;
         let wal = wal::Checkpointer::start(&path)?;
-        let backend = SqliteWriter::new(conn, options.lease_limits, wal.signal());
+        let index = IndexWriter::open(&conn, options.index_every.unwrap_or(DEFAULT_EVERY))?;
+        let recent = index.recent().clone();
+        let backend = SqliteWriter::new(conn, index, options.lease_limits, wal.signal());
         let (writer_thread, writer) = start_writer(backend, clock, observer).await?;
         let shared = Shared {
             path,
             log_id,
             readers,
+            recent,
             wal,
             writer_thread: std::sync::Mutex::new(Some(writer_thread)),
             lock: std::sync::Mutex::new(Some(lock)),
@@ -161,6 +172,15 @@ impl SqliteStore {
         self.shared.readers.run(run).await
     }
 
+    /// As [`Self::read`], with what is in memory at the time.
+    async fn read_recent<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Connection, &View) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let recent = self.shared.recent.clone();
+        self.read(move |conn| run(conn, &recent.view())).await
+    }
+
     /// Writes what waits and closes. Calls after it answer [`StoreError::Closed`].
     pub async fn close(&self) {
         self.writer.stop().await;
@@ -209,7 +229,8 @@ async fn start_writer(
     Ok((thread, handle))
 }
 
-/// Opens and migrates the database in `dir`, which nobody else can use while the file is held.
+/// Opens and migrates the database in `dir`, which nobody else can use while the file is held. Its index tables are
+/// complete.
 pub(crate) fn exclusive(dir: &Path, new_log_id: u32) -> Result<(File, Connection)> {
     let lock = lock_dir(dir)?;
     let path = dir.join("relay.db");
@@ -220,9 +241,18 @@ pub(crate) fn exclusive(dir: &Path, new_log_id: u32) -> Result<(File, Connection
         readers: 1,
         lease_limits: LeaseLimits::default(),
         backup_before_migrate: true,
+        index_every: None,
     };
     migrate::migrate(&conn, &path, &options)?;
+    let transaction = conn.unchecked_transaction()?;
+    IndexWriter::open(&transaction, usize::MAX)?.settle(&transaction)?;
+    transaction.commit()?;
     Ok((lock, conn))
+}
+
+/// Fills the index tables of a database that was filled with rows.
+pub(crate) fn rebuild_indexes(conn: &Connection) -> Result<()> {
+    index::rebuild(conn)
 }
 
 fn lock_dir(dir: &Path) -> Result<File> {
@@ -236,6 +266,9 @@ fn lock_dir(dir: &Path) -> Result<File> {
         Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }
 }
+
+/// Statements that a connection keeps prepared: more than there are.
+const STATEMENTS: usize = 256;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -252,7 +285,7 @@ fn open_connection(path: &Path, role: Role) -> Result<Connection> {
     } | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(Duration::from_secs(5))?;
-    conn.set_prepared_statement_cache_capacity(64);
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
     if role == Role::Writer {
         // Only for a new database: lets retention give space back.
         conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
@@ -268,6 +301,7 @@ fn open_connection(path: &Path, role: Role) -> Result<Connection> {
     conn.pragma_update(None, "cache_size", -cache_kib)?;
     if role == Role::Reader {
         conn.pragma_update(None, "mmap_size", 1_i64 << 30)?;
+        rusqlite::vtab::array::load_module(&conn)?;
     }
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(conn)

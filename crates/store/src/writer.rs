@@ -36,6 +36,8 @@ const MAX_EVENTS: usize = 2_000;
 const MAX_BYTES: usize = 2 << 20;
 /// Lease operations of one transaction.
 const MAX_LEASE_OPS: usize = 2_000;
+/// Other domains' writes of one transaction.
+const MAX_DOMAIN_WRITES: usize = 256;
 /// Expired leases handled in one transaction.
 const EXPIRY_BUDGET: usize = 1_000;
 
@@ -83,6 +85,10 @@ pub(crate) trait WriteBackend: 'static {
     async fn next_seq(&mut self) -> Result<u64>;
     /// Writes the current leases, so that the journal before now need not be read at the next start.
     async fn checkpoint_leases(&mut self, table: &LeaseTable) -> Result<()>;
+    /// Writes what could wait until now, in the last transaction before a stop.
+    async fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Called when nothing waits.
     async fn idle(&mut self) {}
 }
@@ -90,7 +96,7 @@ pub(crate) trait WriteBackend: 'static {
 /// A write of another domain.
 pub(crate) trait DomainWrite<B: ?Sized>: Send {
     /// Runs the statements. A refusal undoes this write alone.
-    fn run(&mut self, backend: &mut B);
+    async fn run(&mut self, backend: &mut B);
     /// Tells the caller, after the commit.
     fn finish(self, committed: Result<()>);
 }
@@ -297,7 +303,7 @@ impl<B: WriteBackend> Writer<B> {
             self.transact(work).await;
             if let Some(done) = stop {
                 if let Err(error) = self.checkpoint().await {
-                    tracing::warn!(%error, "the locks were not written down; the next start reads more history");
+                    tracing::warn!(%error, "what could wait was not written; the next start reads more history");
                 }
                 let _ = done.send(());
                 return;
@@ -305,13 +311,14 @@ impl<B: WriteBackend> Writer<B> {
         }
     }
 
-    /// Writes down the leases as they are, so that the next start is quick.
+    /// Writes down the leases as they are and what else could wait, so that the next start is quick.
     async fn checkpoint(&mut self) -> Result<()> {
         if self.failed.is_some() || self.stale {
             return Ok(());
         }
         self.backend.begin().await?;
         self.backend.checkpoint_leases(&self.leases).await?;
+        self.backend.settle().await?;
         self.backend.commit().await
     }
 
@@ -342,6 +349,7 @@ impl<B: WriteBackend> Writer<B> {
     fn fill(&mut self, work: &mut Work<B::Domain>) {
         while work.stop.is_none()
             && work.leases.len() < MAX_LEASE_OPS
+            && work.domains.len() < MAX_DOMAIN_WRITES
             && let Ok(job) = self.urgent.try_recv()
         {
             self.take(work, job);
@@ -410,7 +418,7 @@ impl<B: WriteBackend> Writer<B> {
             self.rows_since_checkpoint += outcome.applied.rows.len();
         }
         for write in &mut work.domains {
-            write.run(&mut self.backend);
+            write.run(&mut self.backend).await;
         }
         if self.rows_since_checkpoint >= LEASE_CHECKPOINT_ROWS {
             self.backend.checkpoint_leases(&self.leases).await?;

@@ -6,6 +6,8 @@ mod keys;
 #[path = "conformance/place.rs"]
 mod place;
 
+#[path = "conformance/chat.rs"]
+mod chat;
 #[path = "conformance/events.rs"]
 mod events;
 #[path = "conformance/leases.rs"]
@@ -18,6 +20,8 @@ mod restart;
 mod retention;
 #[path = "conformance/sessions.rs"]
 mod sessions;
+#[path = "conformance/social.rs"]
+mod social;
 
 /// Makes one test for each store out of each function.
 macro_rules! on_each_store {
@@ -72,5 +76,23 @@ on_each_store![
     sessions::what_expired_is_swept,
     sessions::operators_tokens_are_counted,
     sessions::the_audit_log_is_read_backwards,
+    social::events_come_back_byte_for_byte,
+    social::a_delete_takes_its_subject_out,
+    social::feeds_are_paged_without_a_gap,
+    social::counters_are_those_of_a_plain_list,
+    social::claims_are_found_with_their_vouch,
+    social::texts_are_found_while_they_are_current,
+    social::topics_are_counted_by_the_hour,
+    social::operators_and_owners_are_obeyed,
     sessions::a_revocation_beats_sessions_that_start_beside_it,
+    chat::messages_are_numbered_without_gaps,
+    chat::governance_is_all_or_nothing,
+    chat::blocks_hold_in_both_directions,
+    chat::cursors_and_marks_only_rise,
+    chat::retention_waits_for_readers_unless_told_otherwise,
+    chat::one_commit_wins_each_epoch,
+    chat::a_bundle_is_all_or_nothing,
+    chat::a_key_package_is_handed_out_once,
+    chat::full_and_expired_pools,
+    chat::vaults_blobs_and_users,
 ];

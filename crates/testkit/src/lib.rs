@@ -5,6 +5,7 @@
     reason = "only tests use it; a panic is the report"
 )]
 
+pub mod mls;
 mod postgres;
 
 pub use postgres::{Database, Postgres};

@@ -221,7 +221,8 @@ impl Machine {
         let job = Job {
             kind: "method",
             name: method,
-            argument: request.args.as_deref().map_or("null", RawValue::get),
+            // Handlers take their arguments apart; without any there is an empty object to do so with.
+            argument: request.args.as_deref().map_or("{}", RawValue::get),
             caller: &request.caller,
             idempotency_key: request.idempotency_key.as_deref(),
             deadline: request.deadline,

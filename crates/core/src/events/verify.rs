@@ -9,13 +9,13 @@ use std::{
 };
 
 use rand_core::OsRng;
-use relay_proto::{Event, EventError, RawEvent, event::verify_many};
+use relay_proto::{Event, EventError, RawEvent, event::Verifier as Batches};
 use tokio::sync::mpsc;
 
 /// Jobs that may wait for one thread. When it is full, publishers wait, and sockets are not read.
 const QUEUE: usize = 512;
 /// Events checked in one batch; beyond it a larger batch gains little and delays the first.
-const BATCH: usize = 64;
+const BATCH: usize = 128;
 
 type Done = Box<dyn FnOnce(Vec<Result<Event, EventError>>) + Send>;
 
@@ -77,10 +77,11 @@ impl Verifier {
 }
 
 fn run(mut inbox: mpsc::Receiver<Job>) {
+    let mut batches = Batches::default();
     while let Some(mut jobs) = next_batch(&mut inbox) {
         let sizes: Vec<usize> = jobs.iter().map(|job| job.raws.len()).collect();
         let raws = jobs.iter_mut().flat_map(|job| std::mem::take(&mut job.raws)).collect();
-        let mut verified = verify_many(raws, OsRng).into_iter();
+        let mut verified = batches.verify_many(raws, OsRng).into_iter();
         for (job, size) in jobs.into_iter().zip(sizes) {
             (job.done)(verified.by_ref().take(size).collect());
         }

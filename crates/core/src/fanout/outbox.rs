@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use relay_proto::NodeId;
 use tokio::sync::Notify;
 
 use super::SubscriptionId;
@@ -38,6 +39,10 @@ pub enum Item {
     Lagging { to: SubscriptionId, after_seq: u64, remembered: bool },
     /// Frames that were not kept and are gone: ephemeral events, lock changes.
     Dropped { to: SubscriptionId, count: u64 },
+    /// The subscription has ended: its reader may not read on.
+    Expelled { to: SubscriptionId },
+    /// The newest state of something, by its key; an older one that still waits is replaced.
+    State { about: NodeId, frame: Bytes },
 }
 
 /// The queue between the fan-out thread and one connection.
@@ -102,10 +107,59 @@ impl Outbox {
         taken
     }
 
+    /// Puts in one frame that must not be dropped; returns whether it found room.
+    pub(crate) fn push(&self, item: Item) -> bool {
+        let mut queue = self.lock();
+        let size = item.size();
+        let over = queue.items.len() >= self.limits.frames
+            || queue.bytes + size > self.limits.bytes && !queue.items.is_empty();
+        if over {
+            return false;
+        }
+        queue.bytes += size;
+        queue.items.push_back(item);
+        drop(queue);
+        self.filled.notify_one();
+        true
+    }
+
+    /// Puts in the newest state of something, in place of an older one that waits. What is about few things at a
+    /// time needs no further bound.
+    pub(crate) fn set_state(&self, about: NodeId, frame: Bytes) {
+        let mut queue = self.lock();
+        let queue = &mut *queue;
+        let waiting = queue.items.iter_mut().find_map(|item| match item {
+            Item::State { about: known, frame } if *known == about => Some(frame),
+            _ => None,
+        });
+        queue.bytes += frame.len();
+        match waiting {
+            Some(older) => {
+                queue.bytes -= older.len();
+                *older = frame;
+            }
+            None => queue.items.push_back(Item::State { about, frame }),
+        }
+        self.filled.notify_one();
+    }
+
+    /// Takes back a state that waits.
+    pub(crate) fn take_back(&self, about: &NodeId) {
+        let mut queue = self.lock();
+        let queue = &mut *queue;
+        queue.items.retain(|item| match item {
+            Item::State { about: known, frame } if known == about => {
+                queue.bytes -= frame.len();
+                false
+            }
+            _ => true,
+        });
+    }
+
     /// Puts in a note that is small and has to arrive, whatever waits before it.
     ///
     /// Counts of one subscription are added up, so that a stuck reader costs no memory.
-    pub(super) fn note(&self, item: Item) {
+    pub(crate) fn note(&self, item: Item) {
         let mut queue = self.lock();
         match (item, queue.items.back_mut()) {
             (Item::Dropped { to, count }, Some(Item::Dropped { to: before, count: sum }))
@@ -134,7 +188,9 @@ impl fmt::Debug for Outbox {
 impl Item {
     fn size(&self) -> usize {
         match self {
-            Self::Event { frame, .. } | Self::Frame(frame) => frame.len(),
+            Self::Event { frame, .. } | Self::Frame(frame) | Self::State { frame, .. } => {
+                frame.len()
+            }
             _ => 0,
         }
     }

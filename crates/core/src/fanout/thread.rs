@@ -41,6 +41,13 @@ pub trait ReadScope: Send + Sync + fmt::Debug {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SubscriptionId(u64);
 
+#[cfg(test)]
+impl SubscriptionId {
+    pub(crate) const fn for_tests(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// A request to be told of new events.
 #[derive(Debug)]
 pub struct JoinLive {

@@ -127,6 +127,7 @@ async fn open(dir: &std::path::Path, clock: Arc<TestClock>) -> Store {
         readers: 2,
         lease_limits: relay_proto::lease::LeaseLimits::default(),
         backup_before_migrate: false,
+        index_every: None,
     };
     Store::Sqlite(SqliteStore::open(options, clock, Arc::new(NoObserver)).await.unwrap())
 }

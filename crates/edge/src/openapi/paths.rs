@@ -14,9 +14,9 @@ pub(super) struct Operation {
     pub answers: &'static [(u16, &'static str)],
 }
 
-type Query = &'static [(&'static str, &'static str)];
+pub(super) type Query = &'static [(&'static str, &'static str)];
 
-const fn get(
+pub(super) const fn get(
     tag: &'static str,
     path: &'static str,
     summary: &'static str,
@@ -26,7 +26,7 @@ const fn get(
     Operation { method: "get", path, tag, summary, query, body: None, answers }
 }
 
-const fn post(
+pub(super) const fn post(
     tag: &'static str,
     path: &'static str,
     summary: &'static str,
@@ -419,6 +419,172 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Finish what is under way, then stop",
         "DrainBody",
         &[(202, "Object")],
+    ),
+    get(
+        "social",
+        "/events",
+        "Events of an identity by their clocks",
+        &[("system", "`PublicKey`"), ("ranges", "`RangesForSystem`")],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/ranges",
+        "Which clocks of an identity are held",
+        &[("system", "`PublicKey`")],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/head",
+        "The newest event of each device",
+        &[("system", "`PublicKey`")],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/query_latest",
+        "The newest event of each type",
+        &[("system", "`PublicKey`"), ("event_types", "`RepeatedUInt64`")],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/query_index",
+        "A page of a feed, newest first",
+        &[
+            ("system", "`PublicKey`"),
+            ("content_type", "a number"),
+            ("after", "only before this time, unix milliseconds"),
+            ("limit", "default 10, at most 100"),
+        ],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/query_references",
+        "Events about something, and how many there are",
+        &[("query", "`QueryReferencesRequest`")],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/explore",
+        "The newest posts of everybody",
+        &[("limit", "default 10, at most 100"), ("cursor", "of the page before")],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/search",
+        "Posts or profiles with all of the words",
+        &[
+            ("search", "words"),
+            ("search_type", "`messages` (default) or `profiles`"),
+            ("limit", "default 10, at most 100"),
+            ("cursor", "of the page before"),
+        ],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/top_string_references",
+        "The most used topics",
+        &[
+            ("query", "part of a topic"),
+            ("limit", "at most 10"),
+            ("time_range", "`12h`, `1d`, `7d` or `30d` (default)"),
+        ],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/recommended_profiles",
+        "Some identities, others each time",
+        &[],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/resolve_claim",
+        "Who made a claim that somebody vouches for",
+        &[("query", "`QueryClaimToSystemRequest`")],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/find_claim_and_vouch",
+        "A claim and the newest vouch for it",
+        &[("query", "`FindClaimAndVouchRequest`")],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/resolve_handle",
+        "Whose handle it is",
+        &[("handle", "the handle")],
+        &[(200, "application/octet-stream")],
+    ),
+    get(
+        "social",
+        "/challenge",
+        "A challenge to be signed, for `/purge`",
+        &[],
+        &[(200, "application/octet-stream")],
+    ),
+    get("social", "/version", "What a web app takes a server by", &[], &[(200, "Object")]),
+    post("social", "/events", "Upload signed events (`Events`)", "", &[(200, "")]),
+    post("social", "/purge", "Remove an identity (`HarborValidateRequest`)", "", &[(200, "")]),
+    post("social", "/claim_handle", "Take a handle (`ClaimHandleRequest`)", "", &[(200, "")]),
+    post("social", "/censor", "Hide what a link names; for admins", "", &[(200, "")]),
+    get(
+        "social",
+        "/v1/social/censored",
+        "What is hidden or refused; for admins",
+        &[],
+        &[(200, "Object")],
+    ),
+    get(
+        "social",
+        "/v1/social/waiting",
+        "What waits for approval; for admins",
+        &[("after", "a `seq`")],
+        &[(200, "Object")],
+    ),
+    get(
+        "social",
+        "/v1/social/servers",
+        "Whom the relay follows on other servers",
+        &[],
+        &[(200, "Object")],
+    ),
+    post(
+        "social",
+        "/v1/social/censor",
+        "Hide or refuse; for admins",
+        "CensorBody",
+        &[(200, "Object")],
+    ),
+    post(
+        "social",
+        "/v1/social/uncensor",
+        "Show again; for admins",
+        "CensorBody",
+        &[(200, "Object")],
+    ),
+    post(
+        "social",
+        "/v1/social/moderate",
+        "Approve or hide an event; for admins",
+        "ModerateBody",
+        &[(200, "Object")],
+    ),
+    post(
+        "social",
+        "/v1/social/purge",
+        "Remove an identity; for admins",
+        "PurgeBody",
+        &[(200, "Object")],
     ),
     get("socket", "/v1/ws", "A WebSocket that carries every area in frames", &[], &[(101, "")]),
     get("socket", "/v1/stream", "The same", &[], &[(101, "")]),

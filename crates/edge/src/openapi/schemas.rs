@@ -8,6 +8,7 @@ use utoipa::{
     openapi::{Components, ComponentsBuilder},
 };
 
+use crate::social::admin as social;
 use crate::{access, events, federation, locks, operate, sessions};
 
 /// Every schema that a path names, and those that they name.
@@ -53,6 +54,9 @@ pub(super) fn components() -> Components {
         .schema_from::<operate::DrainBody>()
         .schema_from::<access::UserBody>()
         .schema_from::<access::RevokeProofBody>()
+        .schema_from::<social::CensorBody>()
+        .schema_from::<social::ModerateBody>()
+        .schema_from::<social::PurgeBody>()
         .schema_from::<Whoami>()
         .schema_from::<federation::PeerBody>()
         .schema_from::<federation::JoinBody>()
@@ -115,6 +119,9 @@ pub(super) struct Limits {
     frame_bytes: u64,
     page_events: u64,
     ephemeral_replay_ms: u64,
+    /// Longest body of a call, and most requests of a batch.
+    call_bytes: u64,
+    call_batch: u64,
     lease_ms_min: u64,
     lease_ms_max: u64,
 }

@@ -9,15 +9,19 @@ use std::{
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use relay_core::{policy::Principal, sessions::Over};
+use relay_core::{
+    policy::Principal,
+    sessions::{LiveSession, Over},
+};
 use relay_node::{Node, Place};
-use relay_proto::{Code, Problem, auth::ClientLabel, frame, frame::Frame};
+use relay_proto::{Code, Problem, auth::ClientLabel, conv, frame, frame::Frame};
 use tokio::time::{Instant, error::Elapsed};
 
 use super::{pace::Pace, publish::Publishes, requests, retry_advice_ms, rpc::Calls};
 use crate::{
     auth::Caller,
     held::{self, Held},
+    social::watch::SocialWatch,
     stall::STUCK,
     subscriptions::{Fetched, Subscriptions},
 };
@@ -51,13 +55,17 @@ pub(super) struct Connection {
     /// What the connection counts as.
     pub place: Place,
     pub subscriptions: Subscriptions,
+    /// Who the session speaks for.
+    speaker: Option<conv::Caller>,
+    /// What is told of the social layer.
+    pub social: SocialWatch,
     /// Calls of services under way.
     pub calls: Calls,
     socket: WebSocket,
     publishes: Publishes,
     pace: Pace,
     /// Requests that take time; each gives the frame that answers it.
-    requests: FuturesUnordered<BoxFuture<'static, String>>,
+    requests: FuturesUnordered<BoxFuture<'static, Option<String>>>,
     unanswered_pings: u32,
 }
 
@@ -81,9 +89,10 @@ enum Wake {
     Stop,
     Frame(Option<Result<Message, axum::Error>>),
     Published(super::publish::Done),
-    Answer(String),
+    Answer(Option<String>),
     Page(Fetched),
     Outbox,
+    Social(String),
     Rested,
     Ping,
     SessionOver(Over),
@@ -93,20 +102,52 @@ impl Connection {
     pub fn new(node: Arc<Node>, socket: WebSocket, client: Client) -> Self {
         node.metrics.connections.fetch_add(1, Ordering::Relaxed);
         let Client { caller, address, label, place } = client;
-        Self {
+        let speaker = caller.session().ok().map(|session| node.chat_caller(session));
+        let this = Self {
             subscriptions: Subscriptions::new(node.clone()),
             held: Held::of(&node, &caller),
+            social: SocialWatch::default(),
             node,
             principal: caller.principal,
             address,
             label,
             place,
+            speaker,
             socket,
             calls: Calls::default(),
             publishes: Publishes::default(),
             pace: Pace::default(),
             requests: FuturesUnordered::new(),
             unanswered_pings: 0,
+        };
+        this.listen();
+        this
+    }
+
+    /// Who a frame of the gateway is from.
+    pub fn chat_caller(&self) -> Result<conv::Caller, Problem> {
+        self.speaker.clone().ok_or_else(|| Problem::unauthorized("start a session first"))
+    }
+
+    /// Speaks for another session from now on.
+    pub fn speak_for(&mut self, session: Arc<LiveSession>) {
+        self.hush();
+        self.principal = Principal::Key(session.user());
+        self.speaker = Some(self.node.chat_caller(&session));
+        self.held = Held::session(&self.node, session);
+        self.listen();
+    }
+
+    /// Hears of the presence of those whom the speaker may see.
+    fn listen(&self) {
+        if let Some(speaker) = &self.speaker {
+            self.node.presence.connect(speaker.user, &self.subscriptions.outbox);
+        }
+    }
+
+    fn hush(&self) {
+        if let Some(speaker) = &self.speaker {
+            self.node.presence.disconnect(&speaker.user, &self.subscriptions.outbox);
         }
     }
 
@@ -120,6 +161,7 @@ impl Connection {
             let frame = CloseFrame { code, reason: reason.into() };
             let _ = Box::pin(tokio::time::timeout(FAREWELL, self.farewell(frame))).await;
         }
+        self.hush();
         Box::pin(self.subscriptions.leave_all()).await;
         self.node.metrics.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -150,8 +192,9 @@ impl Connection {
                 over = self.held.over() => Wake::SessionOver(over),
                 Some(done) = self.publishes.next_done() => Wake::Published(done),
                 Some(answer) = self.requests.next() => Wake::Answer(answer),
-                Some(answer) = self.calls.next() => Wake::Answer(answer),
+                Some(answer) = self.calls.next() => Wake::Answer(Some(answer)),
                 () = outbox.filled() => Wake::Outbox,
+                frame = self.social.next() => Wake::Social(frame),
                 Some(page) = self.subscriptions.next_page() => Wake::Page(page),
                 message = self.socket.recv(),
                     if self.publishes.has_room()
@@ -179,6 +222,10 @@ impl Connection {
                 Wake::Answer(answer) => Box::pin(self.answer_requests(answer)).await?,
                 Wake::Rested => {}
                 Wake::Outbox => Box::pin(self.drain_outbox()).await?,
+                Wake::Social(frame) => {
+                    self.feed(frame).await?;
+                    self.flush().await?;
+                }
                 Wake::Page(page) => Box::pin(self.take_page(page)).await?,
                 Wake::Ping => {
                     let now = Instant::now();
@@ -280,10 +327,12 @@ impl Connection {
         self.flush().await
     }
 
-    async fn answer_requests(&mut self, first: String) -> Result<(), End> {
+    async fn answer_requests(&mut self, first: Option<String>) -> Result<(), End> {
         let mut next = Some(first);
         while let Some(answer) = next {
-            self.feed(answer).await?;
+            if let Some(text) = answer {
+                self.feed(text).await?;
+            }
             next = self.requests.next().now_or_never().flatten();
         }
         self.flush().await

@@ -7,7 +7,7 @@ use relay_proto::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{connection::Connection, rpc, session};
+use super::{chat, connection::Connection, rpc, session};
 use crate::locks;
 
 /// How a request is answered.
@@ -17,8 +17,8 @@ pub(super) enum Reply {
     Now(String),
     /// And then the socket is closed.
     Last(String),
-    /// When it is done; others go on meanwhile.
-    Later(BoxFuture<'static, String>),
+    /// When it is done, if there is anything to tell; others go on meanwhile.
+    Later(BoxFuture<'static, Option<String>>),
 }
 
 /// Serves one frame.
@@ -62,7 +62,14 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
             on.subscriptions.watch_lock(&reader, frame.body()?).await?;
             Ok(Reply::None)
         }
+        "social.watch" => {
+            on.social.watch(&on.node, frame.body()?)?;
+            Ok(Reply::Now(encode("social.watching", frame.id.as_deref(), &serde_json::json!({}))))
+        }
         other => {
+            if let Some(reply) = chat::handle(on, frame) {
+                return reply;
+            }
             let area = other.split('.').next().unwrap_or_default();
             if matches!(area, "conv" | "presence" | "rpc" | "inbox" | "session") {
                 locks::need_key(&on.principal)?;
@@ -92,9 +99,9 @@ where
     let id = frame.id.as_deref().map(str::to_owned);
     let (node, who) = (on.node.clone(), on.principal);
     Ok(Reply::Later(Box::pin(async move {
-        match run(node, who, body).await {
+        Some(match run(node, who, body).await {
             Ok(answer) => encode(t, id.as_deref(), &answer),
             Err(problem) => encode_error(id.as_deref(), &problem),
-        }
+        })
     })))
 }

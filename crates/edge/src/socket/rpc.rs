@@ -173,10 +173,10 @@ async fn notify(on: &mut Connection, frame: &Frame<'_>) -> Result<Reply, Problem
         return Ok(Reply::None);
     };
     Ok(Reply::Later(Box::pin(async move {
-        match router.send(call, caller).await {
+        Some(match router.send(call, caller).await {
             Ok(()) => result(&id, &json!({})),
             Err(error) => failure(&id, &error),
-        }
+        })
     })))
 }
 

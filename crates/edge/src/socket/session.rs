@@ -1,13 +1,13 @@
 //! `session.start` and `session.resume` on a socket (`gateway.md` 4.1, 4.2).
 
-use relay_core::{policy::Principal, sessions::Started};
+use relay_core::sessions::Started;
 use relay_proto::{
     Code, Problem,
     frame::{Frame, encode, encode_error},
 };
 
 use super::{connection::Connection, requests::Reply};
-use crate::{held::Held, sessions};
+use crate::sessions;
 
 pub(super) async fn start(on: &mut Connection, frame: &Frame<'_>) -> Result<Reply, Problem> {
     if on.held.is_some() {
@@ -22,7 +22,7 @@ pub(super) async fn start(on: &mut Connection, frame: &Frame<'_>) -> Result<Repl
         on.node.sessions.logout(&started.session).await?;
         return Ok(Reply::Last(encode_error(frame.id.as_deref(), &problem)));
     }
-    Ok(take(on, frame, started))
+    Ok(take(on, frame, started).await)
 }
 
 pub(super) async fn resume(on: &mut Connection, frame: &Frame<'_>) -> Result<Reply, Problem> {
@@ -35,7 +35,7 @@ pub(super) async fn resume(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
         // Its resume token is used up: to refuse now would cost the user the session.
         tracing::debug!(%problem, "a resumed session goes on above the limit");
     }
-    Ok(take(on, frame, started))
+    Ok(take(on, frame, started).await)
 }
 
 /// Counts the socket as one of the session's user and device.
@@ -44,13 +44,15 @@ fn count(on: &mut Connection, started: &Started) -> Result<(), Problem> {
 }
 
 /// Speaks for the new session from now on; a proof that does not hold ends the socket.
-fn take(on: &mut Connection, frame: &Frame<'_>, started: Result<Started, Problem>) -> Reply {
+async fn take(on: &mut Connection, frame: &Frame<'_>, started: Result<Started, Problem>) -> Reply {
     let id = frame.id.as_deref();
     match started {
         Ok(started) => {
-            on.principal = Principal::Key(started.session.user());
-            on.held = Held::session(&on.node, started.session.clone());
-            Reply::Now(encode("session.ready", id, &sessions::ready(&on.node, &started)))
+            on.speak_for(started.session.clone());
+            match sessions::ready(&on.node, &started).await {
+                Ok(ready) => Reply::Now(encode("session.ready", id, &ready)),
+                Err(problem) => Reply::Last(encode_error(id, &problem)),
+            }
         }
         Err(problem) => {
             on.node.audit.refused(&on.address.to_string(), "authenticate", "socket", &problem);

@@ -23,6 +23,7 @@ use relay_proto::{
 
 use super::{
     Counted, Shared,
+    views::micros,
     wire::{self, Kind, Routed},
 };
 use crate::{
@@ -165,7 +166,7 @@ impl Shared {
             let target = step.instance.clone();
             let went_up = self.config.role == Role::Home && step.link.is_some();
             let (error, answered, unknown) =
-                match self.attempt(&from, &routed, step, body.take(), left, arrived).await {
+                match self.attempt(&routed, step, body.take(), left, arrived).await {
                     Attempt::Answered(answered) => return Ok(answered),
                     Attempt::Failed { error, answered, unknown } => (error, answered, unknown),
                 };
@@ -314,7 +315,6 @@ impl Shared {
 
     async fn attempt(
         self: &Arc<Self>,
-        from: &From,
         routed: &Routed,
         step: Step,
         body: Option<ByteStream>,
@@ -329,7 +329,7 @@ impl Shared {
                     CallError::unreachable(routed.target()).with(LINK_LOST, true).not_started();
                 return Attempt::Failed { error, answered: None, unknown: false };
             }
-            let answered = self.deliver(from, routed, body, left, arrived).await;
+            let answered = self.deliver(routed, body, left, arrived).await;
             in_use.ended(outcome(&answered));
             return classify(answered);
         };
@@ -357,7 +357,6 @@ impl Shared {
     /// Hands a request to the node here.
     async fn deliver(
         &self,
-        _from: &From,
         routed: &Routed,
         body: Option<ByteStream>,
         left: Duration,
@@ -434,10 +433,6 @@ fn give_up(
 fn null() -> crate::local::Answer {
     let value = serde_json::value::RawValue::NULL.to_owned();
     crate::local::Answer { value, stream: None, hops: Vec::new() }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What an answer says about the instance that gave it.

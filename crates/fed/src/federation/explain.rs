@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Federation, Shared,
     calls::InUse,
+    views::micros,
     wire::{self, Routed},
 };
 use crate::link::{Answered, LinkError, Role};
@@ -44,7 +45,7 @@ pub struct Explained {
 impl Federation {
     /// Finds the way of a call without calling.
     pub async fn explain(&self, call: &Call, caller: &Caller) -> Explained {
-        let routed = Routed::call(call, caller).to_explain();
+        let routed = Routed::call(call, caller).explaining();
         self.shared.explain(&From::Here, &routed).await
     }
 }
@@ -77,7 +78,7 @@ impl Shared {
             (Next::Spoke(spoke), _) => format!("sends to its spoke '{spoke}'"),
             (Next::Here, _) => "serves it".to_owned(),
         };
-        let rtt_us = link.stats().rtt.and_then(|rtt| u64::try_from(rtt.as_micros()).ok());
+        let rtt_us = link.stats().rtt.map(micros);
         let mine = ExplainStep { node: self.config.relay.clone(), says, rpc_code: None, rtt_us };
         let message = Routed { to: step.to, ..routed.clone() }.message(routed.patience);
         let mut rest = match link.request(message, None).await {

@@ -365,14 +365,12 @@ impl Shared {
 
     /// The `data` of this node's heartbeats.
     pub(super) fn heartbeat(&self) -> Option<Json> {
-        let services = self.local.services();
-        let health = match self.config.role {
-            Role::Main => std::collections::BTreeMap::new(),
-            Role::Home => {
-                services.iter().map(|s| (s.service_name.to_string(), s.is_healthy)).collect()
-            }
+        let services = match self.config.role {
+            Role::Main => Vec::new(),
+            Role::Home => self.local.services(),
         };
-        wire::to_json(&Heartbeat { load: self.load(), health })
+        let health = services.into_iter().map(|s| (s.service_name.to_string(), s.is_healthy));
+        wire::to_json(&Heartbeat { load: self.load(), health: health.collect() })
     }
 
     pub(super) fn load(&self) -> Load {

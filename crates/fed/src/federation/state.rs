@@ -307,4 +307,9 @@ impl Ways for State {
     fn up(&self) -> Option<RelayId> {
         Self::up(self).map(|link| link.peer().relay.clone())
     }
+
+    fn is_own_hub(&self, hub: &RelayId) -> bool {
+        let to_hub = |link: &u64| self.link(*link).is_some_and(|link| link.peer().relay == *hub);
+        self.role == Role::Home && self.ups.iter().any(to_hub)
+    }
 }

@@ -524,7 +524,8 @@ pub(super) const fn role_name(role: Role) -> &'static str {
     }
 }
 
-fn micros(time: Duration) -> u64 {
+/// Microseconds, as every view counts them.
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -112,7 +112,7 @@ impl Routed {
     }
 
     /// The same, to find the way only.
-    pub fn to_explain(self) -> Self {
+    pub fn explaining(self) -> Self {
         self.with_data(|data| data.explain = true)
     }
 

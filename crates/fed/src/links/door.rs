@@ -47,7 +47,7 @@ pub async fn serve(
                 None => {
                     let upgraded = tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrade(stream, most));
                     if let Ok(Some((socket, encoding))) = upgraded.await {
-                        links.accept(ticket, socket, encoding, arrival).await;
+                        links.accept(ticket, socket, encoding, arrival);
                     }
                 }
                 Some(tls) => {
@@ -61,7 +61,7 @@ pub async fn serve(
                     let upgraded = tokio::time::timeout(HANDSHAKE_TIMEOUT, upgraded);
                     if let Ok(Some(((socket, encoding), shown))) = upgraded.await {
                         arrival.certificates = shown;
-                        links.accept(ticket, socket, encoding, arrival).await;
+                        links.accept(ticket, socket, encoding, arrival);
                     }
                 }
             }
@@ -81,7 +81,6 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     let mut encoding = Encoding::Json;
-    #[expect(clippy::result_large_err, reason = "the library's signature")]
     let choose = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
         let offered = request.headers().get(SEC_WEBSOCKET_PROTOCOL);
         if let Some(offered) = offered.and_then(|offered| offered.to_str().ok()) {

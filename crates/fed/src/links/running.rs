@@ -138,8 +138,8 @@ impl Shared {
 pub struct Handle(Arc<Shared>);
 
 impl Handle {
-    /// Tells the application that the link is up; a standby waits with this until it is needed.
-    pub(super) fn promote(&self) {
+    /// Tells the application that the link is up.
+    pub(super) fn tell_up(&self) {
         let mut told = self.0.told();
         if *told == Told::Nothing {
             *told = Told::Up;

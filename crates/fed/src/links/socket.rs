@@ -118,6 +118,6 @@ pub fn tune<'s>(socket: impl Into<socket2::SockRef<'s>>) {
     let _ = socket.set_tcp_notsent_lowat(NOTSENT);
 }
 
-/// Bytes that may wait unsent in the kernel: one batch.
+/// Bytes that may wait unsent in the kernel: one piece of a stream, 4 ms on 15 Mbit/s.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const NOTSENT: u32 = 16 * 1024;
+const NOTSENT: u32 = 8 * 1024;

@@ -240,7 +240,6 @@ impl Keeper {
             Action::Promote(hub) => {
                 let Some(up) = self.up.get(&hub) else { return };
                 tracing::info!(hub = %up.relay, "link in use");
-                up.handle.promote();
                 let url = self.target.hubs.get(hub).map(|hub| hub.url.clone());
                 self.told.send_modify(|status| {
                     status.reconnects += u64::from(status.since_ms.is_some());
@@ -314,6 +313,7 @@ impl Keeper {
         let events = Arc::clone(&self.links.0.events);
         let (driver, handle) = Driver::new(socket, opening, events, Some(moving));
         let id = handle.id();
+        handle.tell_up();
         self.up.insert(hub, Up { handle, relay, key, after: None });
         self.work.spawn(async move { Done::Ended { hub, id, end: Box::pin(driver.run()).await } });
         self.work.spawn(async move {

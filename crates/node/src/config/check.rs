@@ -23,6 +23,7 @@ pub(super) fn contradictions(
     check.node(config);
     check.listen(config);
     check.store(config);
+    check.social(config);
     check.federation(config);
     check.hub(config);
     check.namespaces(config);
@@ -114,6 +115,41 @@ impl Check<'_> {
                 self.blame("tls.key_file", "[tls] has 'key_file' but no 'cert_file'")
             }
             _ => {}
+        }
+    }
+
+    fn social(&mut self, config: &Config) {
+        let social = &config.social;
+        let prefix = &social.prefix;
+        let is_path = |text: &str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.');
+            text.starts_with('/')
+                && !text.ends_with('/')
+                && !text.contains("//")
+                && text.chars().all(plain)
+        };
+        if !prefix.is_empty() && !is_path(prefix) {
+            self.blame(
+                "social.prefix",
+                "a path is like \"/polycentric\", without a slash at its end",
+            );
+        } else if ["/v1", "/app"].iter().any(|own| {
+            prefix == own || prefix.strip_prefix(own).is_some_and(|rest| rest.starts_with('/'))
+        }) {
+            self.blame("social.prefix", "the relay's own API is under this path");
+        }
+        for (index, rule) in social.rule.iter().enumerate() {
+            if rule.word.is_empty() || rule.tag.is_empty() {
+                self.blame(&format!("social.rule[{index}]"), "a rule has a 'word' and a 'tag'");
+            }
+        }
+        for (index, follow) in social.follow.iter().enumerate() {
+            if crate::settings::parse_follow(follow).is_none() {
+                self.blame(
+                    &format!("social.follow[{index}]"),
+                    "an identity to follow is written \"ed25519:… https://server\"",
+                );
+            }
         }
     }
 

@@ -42,14 +42,18 @@ section! {
         events: Events = Events::default();
         /// Limits of locks.
         locks: Locks = Locks::default();
-        /// Authentication, sessions and connections.
+        /// Authentication, sessions, connections; conversations and what belongs to them.
         chat: Chat = Chat::default();
+        /// Who is online, who may know, whom somebody does not want to hear of.
+        presence: Presence = Presence::default();
         /// Who may call services, and what is kept of calls.
         calls: Calls = Calls::default();
         /// Local programs as services.
         service: Vec<Service> = Vec::new();
         /// Scripts whose services run here.
         script: Vec<Script> = Vec::new();
+        /// The social layer, for clients of Polycentric.
+        social: Social = Social::default();
         /// How the relay stops.
         drain: Drain = Drain::default();
         /// What it writes about itself.
@@ -369,7 +373,7 @@ section! {
 }
 
 section! {
-    /// Authentication, sessions and connections.
+    /// Authentication, sessions, connections; conversations and what belongs to them.
     pub struct Chat {
         /// The URL under which clients reach this relay. "" = made from the request.
         public_url: String = String::new();
@@ -407,6 +411,78 @@ section! {
         conns_per_device: Option<u64> = Some(10);
         /// Connections from one address. 0 = no limit.
         conns_per_address: Option<u64> = Some(1_000);
+        /// Frames that may wait on one connection before its subscriptions go back to reading from the store.
+        queue_frames: u64 = 1_000, in 16..=100_000;
+        /// Conversations that one connection may follow.
+        subscriptions_per_conn: u64 = 1_000, in 1..=100_000;
+        /// Longest `env` of a message, characters.
+        max_env: u64 = 262_144, in 256..=8_388_608;
+        /// Messages a minute of one user in one conversation. 0 = no limit.
+        sends_per_min: Option<u64> = Some(120);
+        /// Direct messages a minute that one user may begin. 0 = no limit.
+        dm_creates_per_min: Option<u64> = Some(30);
+        /// Rooms a minute that one user may make. 0 = no limit.
+        room_creates_per_min: Option<u64> = Some(60);
+        /// Invitations a minute of one user to one conversation. 0 = no limit.
+        invites_per_min: Option<u64> = Some(60);
+        /// Removals a minute of one user from one conversation. 0 = no limit.
+        removes_per_min: Option<u64> = Some(60);
+        /// Most members of a conversation.
+        max_members: u64 = 1_024, in 2..=10_000;
+        /// Most conversations of a user.
+        convs_per_user: u64 = 5_000, in 1..=100_000;
+        /// Whether members see nothing of what came before their latest join.
+        history_from_join: bool = false;
+        /// Whether the relay reads the epoch of commits in opaque conversations, so that the first of an epoch wins.
+        mls_aware: bool = false;
+        /// The newest so many messages of a conversation are kept. 0 = all.
+        retention_max_events: Option<u64> = None;
+        /// Messages older than this are pruned. "0" = kept for ever.
+        retention_max_age: Option<Duration> = None;
+        /// How often old messages are looked for.
+        retention_sweep_interval: Duration = Duration::from_secs(60), in Duration::from_secs(1)..=Duration::from_secs(86_400);
+        /// Whether messages are pruned although a device of a member has not seen them.
+        retention_hard_limits: bool = false;
+        /// A device that acknowledged nothing for so long keeps no messages from being pruned. "0" = it always does.
+        cursor_stale_after: Option<Duration> = None;
+        /// How long a message's id is known after the message was pruned.
+        idempotency_window: Duration = Duration::from_secs(604_800), in Duration::from_secs(60)..=Duration::from_secs(366 * 86_400);
+        /// KeyPackage fetches a minute of one user. 0 = no limit.
+        kp_fetches_per_min: Option<u64> = Some(60);
+        /// KeyPackage fetches a minute of one user's packages by all others. 0 = no limit.
+        kp_target_fetches_per_min: Option<u64> = Some(120);
+        /// Times a minute that a device may hand KeyPackages in. 0 = no limit.
+        kp_publishes_per_min: Option<u64> = Some(60);
+        /// KeyPackages of a device that wait to be handed out; above it the oldest go.
+        kp_pool_max: u64 = 1_000, in 1..=100_000;
+        /// Most entries of a device's inbox; above it the oldest go.
+        inbox_max: u64 = 10_000, in 100..=1_000_000;
+        /// Largest attachment.
+        blob_max: Size = Size::mib(64), in Size::kib(1)..=Size::mib(4_096);
+        /// Attachments of one user, together.
+        blob_quota: Size = Size::mib(1_024), in Size::kib(1)..=Size::mib(1_048_576);
+        /// How long an attachment is kept after it was last handed in.
+        blob_ttl: Duration = Duration::from_secs(30 * 86_400), in Duration::from_secs(60)..=Duration::from_secs(3_660 * 86_400);
+    }
+}
+
+section! {
+    /// Who is online, who may know, whom somebody does not want to hear of.
+    pub struct Presence {
+        /// Contacts that a user may watch.
+        watchlist_max: u64 = 256, in 1..=10_000;
+        /// Users whose watching of one user counts.
+        watchers_max: u64 = 256, in 1..=100_000;
+        /// Contacts that a user may block.
+        blocklist_max: u64 = 256, in 1..=10_000;
+        /// Changes a minute of a user's watchlist. 0 = no limit.
+        watch_mutations_per_min: Option<u64> = Some(60);
+        /// Changes a minute of a user's blocklist. 0 = no limit.
+        block_mutations_per_min: Option<u64> = Some(60);
+        /// Leases and renewals a minute of one device. 0 = no limit.
+        renews_per_min: Option<u64> = Some(60);
+        /// Questions a minute of one user about who is online. 0 = no limit.
+        status_per_min: Option<u64> = Some(120);
     }
 }
 
@@ -519,6 +595,68 @@ section! {
         state: Size = Size::mib(4), in Size::kib(1)..=Size::mib(64);
         /// Whether to take over a changed file; a broken one leaves the running version.
         watch: bool = false;
+    }
+}
+
+choice! {
+    /// What is shown of posts, descriptions and avatars that nobody has approved.
+    pub enum Moderation {
+        /// Everything; nothing is tagged.
+        Off = "off",
+        /// Everything but what tags exclude.
+        Lazy = "lazy",
+        /// Nothing.
+        Strong = "strong",
+    }
+}
+
+section! {
+    /// The social layer, for clients of Polycentric. Needs a restart.
+    pub struct Social {
+        /// Whether it is served.
+        enabled: bool = true;
+        /// A path under which it is served as well as at the root, such as "/polycentric". "" = only at the root.
+        prefix: String = String::new();
+        /// Whether identities claim their handles themselves; else an operator gives them.
+        open_registration: bool = true;
+        /// Whether posts and profiles can be searched.
+        search: bool = true;
+        /// Longest request body. Clients send twenty pieces of a picture of 512 KiB at once, so less than 16 MiB would stop them.
+        max_body: Size = Size::mib(32), in Size::mib(16)..=Size::mib(64);
+        /// Bytes of events of one identity. "0" = no limit.
+        identity_bytes: Option<Size> = None;
+        /// Events a second of one identity. 0 = no limit.
+        identity_events_per_sec: Option<u64> = None;
+        /// Events a second from one address. 0 = no limit.
+        address_events_per_sec: Option<u64> = None;
+        /// Events that an identity or an address may send at once before its rate counts.
+        burst: u64 = 2_000, in 20..=1_000_000;
+        /// How long caches between here and the reader may keep feeds and profiles without asking again.
+        shared_max_age: Duration = Duration::from_secs(10), in Duration::ZERO..=Duration::from_secs(3_600);
+        /// Whether caches may keep whole ranges of events for ever. A copy in a cache survives the deletion of an event.
+        immutable_ranges: bool = true;
+        /// How far ahead of the relay's clock a post may be dated and still be among the newest of everybody.
+        max_future: Duration = Duration::from_secs(300), in Duration::ZERO..=Duration::from_secs(86_400);
+        /// What is shown of what nobody has approved: "off", "lazy" or "strong".
+        moderation: Moderation = Moderation::Off;
+        /// Words that give tags to texts; texts that went through the rules count as approved.
+        rule: Vec<SocialRule> = Vec::new();
+        /// Identities that are fetched from other servers: "KEY URL", the key as ed25519:… and the server's base URL.
+        follow: Vec<String> = Vec::new();
+        /// How often followed identities are looked for.
+        follow_every: Duration = Duration::from_secs(60), in Duration::from_secs(1)..=Duration::from_secs(86_400);
+    }
+}
+
+section! {
+    /// A word and the tag that texts with it get.
+    pub struct SocialRule {
+        /// Found anywhere in the text, upper or lower case. Required.
+        word: String = String::new();
+        /// Such as "hate", "sexual", "violence". Required.
+        tag: String = String::new();
+        /// From 0 (harmless) on; readers say up to which level they want to see.
+        level: u64 = 3, in 0..=10;
     }
 }
 

@@ -416,14 +416,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..60)
 }
 
+/// Where a home is attached and with which epoch, its last epoch, its services and their health.
+type Offer = (Option<(usize, u64)>, u64, BTreeMap<String, bool>);
+
 struct World {
     now: Duration,
     hubs: Vec<Registry>,
     cut: BTreeSet<(usize, usize)>,
     /// On the way: from, to, what.
     wires: Vec<(usize, usize, Gossip)>,
-    /// Where each home is and with which epoch; what it offers.
-    homes: Vec<(Option<(usize, u64)>, u64, BTreeMap<String, bool>)>,
+    homes: Vec<Offer>,
     /// Ends of old links that their hub has not noticed.
     unnoticed: Vec<(usize, usize, u64)>,
     /// One in so many messages is lost; 0 for none.

@@ -17,6 +17,8 @@ use relay_proto::{
         handshake::{Acceptor, AuthMethod, Identity, Offer},
         session::{Config, Pace, Session},
     },
+    mls::{Head, KeyPackage},
+    polycentric as social,
     registry::{Gossip, Limits, Output, Registry, Timing},
 };
 
@@ -86,6 +88,20 @@ pub fn proof(bytes: &[u8]) {
         if request.check_target("GET", urls.into_iter(), 1_000).is_ok() {
             request.check_body(b"").unwrap();
         }
+    }
+}
+
+/// An MLS message: a head tells a group of 32 bytes or nothing; a KeyPackage that verifies has one reference and
+/// an end of its lifetime that both readings agree on.
+pub fn mls(bytes: &[u8]) {
+    if let Ok(head) = Head::parse(bytes)
+        && let Some((group, epoch)) = head.place()
+    {
+        assert!(bytes.windows(32).any(|window| window == group));
+        assert!(bytes.windows(8).any(|window| window == epoch.to_be_bytes()));
+    }
+    if let Ok(package) = KeyPackage::parse(bytes) {
+        assert_eq!(KeyPackage::expiry_of(bytes), Some(package.not_after));
     }
 }
 
@@ -201,4 +217,41 @@ pub fn gossip(bytes: &[u8]) {
     hub.tick(now);
     hub.remove_peer(now, &peer);
     assert_eq!(hub.all_homes().count(), 1);
+}
+
+/// The body of an upload of the social layer: what is taken is stored under its own bytes and reads back the same.
+pub fn social_events(bytes: &[u8]) {
+    let Ok(raws) = social::parse_events(bytes.to_vec().into()) else { return };
+    let Ok(events) = social::verify_all(raws) else { return };
+    for event in events {
+        let stored = social::Event::from_stored(*event.signature(), event.bytes().clone()).unwrap();
+        assert_eq!(stored.key(), event.key());
+        assert_eq!((stored.body(), stored.references()), (event.body(), event.references()));
+        assert!(event.system().verifies(event.bytes(), event.signature()));
+        let _ = (event.subject(), event.previous(social::content::SYSTEM_PROCESSES));
+    }
+}
+
+/// Messages in query parameters, links, proofs: whatever they hold, reading them ends.
+pub fn social_params(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(decoded) = social::decode_param(&text) {
+        assert_eq!(social::decode_param(&social::encode_param(&decoded)).unwrap(), decoded);
+    }
+    let body = bytes::Bytes::copy_from_slice(bytes);
+    if let Ok(ranges) = social::decode_message::<social::RangesForSystem>(body.clone()) {
+        for of in &ranges.ranges_for_processes {
+            let Ok(ranges) = social::Ranges::from_wire(&of.ranges) else { continue };
+            assert_eq!(social::Ranges::from_wire(&ranges.to_wire()).unwrap(), ranges);
+            assert!(ranges.without(&ranges).is_empty());
+        }
+    }
+    if let Ok(asked) = social::decode_message::<social::QueryReferencesRequest>(body.clone())
+        && let Some(reference) = &asked.reference
+    {
+        let _ = social::Reference::from_message(reference).map(|reference| reference.subject());
+    }
+    if let Ok(proof) = social::decode_message::<social::HarborValidateRequest>(body) {
+        assert!(social::check_challenge(b"secret", &proof, 1_000).is_err());
+    }
 }

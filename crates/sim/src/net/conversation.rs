@@ -297,7 +297,7 @@ impl Conversation {
             if *at > now {
                 return true;
             }
-            let with_stream = request % 3 == 0;
+            let with_stream = request.is_multiple_of(3);
             let answer = Message { data: data(*request), ..Message::new(MessageType::Response) };
             if let Some(stream) = session.answer(id, answer, with_stream) {
                 let length = rng.range(0, body + 1);
@@ -331,7 +331,7 @@ impl Conversation {
         party.next += 1;
         party.left -= 1;
         party.open += 1;
-        match session.request(self.now, message, request % 4 == 0, request) {
+        match session.request(self.now, message, request.is_multiple_of(4), request) {
             Ok((_, Some(stream))) => {
                 party.writing.push(Writing { stream, request, written: 0, length, full: false });
             }

@@ -5,13 +5,14 @@ use tokio::sync::mpsc;
 use tokio_postgres::{Client, Row, types::ToSql};
 
 use super::{
-    CHUNK_ROWS, Reading, UNFINISHED, not_empty,
+    CHUNK_BYTES, CHUNK_ROWS, Reading, UNFINISHED, not_empty, size,
     tables::{Chunk, Kind, TABLES, Table, Value},
     telling,
 };
 use crate::{
     error::{Result, StoreError},
     postgres::{Exclusive, number_list, plain_text},
+    social,
     tags::tag_hashes,
 };
 
@@ -60,11 +61,14 @@ async fn read_table(
     let none: [&(dyn ToSql + Sync); 0] = [];
     let found = client.query_raw(&sql, none).await?;
     pin_mut!(found);
-    let mut rows = Vec::new();
+    let (mut rows, mut bytes) = (Vec::new(), 0);
     while let Some(row) = found.try_next().await? {
         let value = |(index, (_, kind)): (usize, &(&str, Kind))| value(&row, index, *kind);
-        rows.push(table.columns.iter().enumerate().map(value).collect());
-        if rows.len() == CHUNK_ROWS {
+        let values: Vec<Value> = table.columns.iter().enumerate().map(value).collect();
+        bytes += size(&values);
+        rows.push(values);
+        if rows.len() == CHUNK_ROWS || bytes >= CHUNK_BYTES {
+            bytes = 0;
             let rows = std::mem::take(&mut rows);
             send.send(Chunk { table, rows }).await.map_err(|_| StoreError::Closed)?;
         }
@@ -152,6 +156,7 @@ impl Target {
             );
             client.execute(&sql, &[]).await?;
         }
+        social::rebuild_words(&self.0.social()?).await?;
         client.execute("DELETE FROM meta WHERE key = $1", &[&UNFINISHED]).await?;
         client.batch_execute("ANALYZE").await?;
         Ok(())

@@ -6,14 +6,15 @@ use rusqlite::{Connection, params_from_iter, types::ValueRef};
 use tokio::sync::mpsc;
 
 use super::{
-    CHUNK_ROWS, Reading, UNFINISHED, not_empty,
+    CHUNK_BYTES, CHUNK_ROWS, Reading, UNFINISHED, not_empty, size,
     tables::{Chunk, Kind, TABLES, Table, Value},
     telling,
 };
 use crate::{
     error::{Result, StoreError},
     schema::LOCKS_THROUGH,
-    sqlite::exclusive,
+    social,
+    sqlite::{SqliteDb, exclusive, ready, rebuild_indexes},
 };
 
 /// Opens and migrates the store in `dir`; holds it until dropped.
@@ -42,12 +43,15 @@ fn read_table(conn: &Connection, table: &'static Table, send: &mpsc::Sender<Chun
     let mut select =
         conn.prepare(&format!("SELECT {columns} FROM {name}{condition} ORDER BY {}", table.order))?;
     let mut found = select.query([])?;
-    let mut rows = Vec::new();
+    let (mut rows, mut bytes) = (Vec::new(), 0);
     while let Some(row) = found.next()? {
         let values: Result<Vec<Value>> =
             (0..table.columns.len()).map(|index| value(row.get_ref(index)?)).collect();
-        rows.push(values?);
-        if rows.len() == CHUNK_ROWS {
+        let values = values?;
+        bytes += size(&values);
+        rows.push(values);
+        if rows.len() == CHUNK_ROWS || bytes >= CHUNK_BYTES {
+            bytes = 0;
             let rows = std::mem::take(&mut rows);
             send.blocking_send(Chunk { table, rows }).map_err(|_| StoreError::Closed)?;
         }
@@ -109,7 +113,11 @@ impl Target {
     }
 
     pub fn finish(self) -> Result<()> {
-        // The one table that only this store has, made anew from what was copied.
+        // The tables that only this store has are made anew from what was copied.
+        rebuild_indexes(&self.conn)?;
+        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        ready(social::rebuild_words(&SqliteDb(&self.conn)))?;
+        self.conn.execute_batch("COMMIT")?;
         self.conn.execute(
             "INSERT INTO lock_history_index (lock, history_id)
              SELECT lock, id FROM lock_history

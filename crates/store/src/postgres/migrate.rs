@@ -12,7 +12,10 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/postgres/V1__events.sql"),
     include_str!("../../migrations/postgres/V2__leases.sql"),
     include_str!("../../migrations/postgres/V3__sessions.sql"),
-    include_str!("../../migrations/postgres/V8__lock_history_index.sql"),
+    include_str!("../../migrations/postgres/V4__index_tables.sql"),
+    include_str!("../../migrations/postgres/V5__lock_history_index.sql"),
+    include_str!("../../migrations/postgres/V6__conversations.sql"),
+    include_str!("../../migrations/postgres/V7__social.sql"),
 ];
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);
 

@@ -218,11 +218,16 @@ impl PostgresStore {
 /// Begins a transaction that holds the user's lock.
 async fn of_user<'a>(client: &'a mut Object, user: &NodeId) -> Result<Transaction<'a>> {
     let tx = client.transaction().await?;
+    let (class, lock) = user_lock(user);
+    tx.execute("SELECT pg_advisory_xact_lock($1, $2)", &[&class, &lock]).await?;
+    Ok(tx)
+}
+
+/// The advisory lock of a user: its class and its number in it.
+pub(crate) fn user_lock(user: &NodeId) -> (i32, i32) {
     let mut number = [0; 4];
     number.copy_from_slice(&user.as_bytes()[..4]);
-    let lock = i32::from_le_bytes(number);
-    tx.execute("SELECT pg_advisory_xact_lock($1, $2)", &[&USER_LOCKS, &lock]).await?;
-    Ok(tx)
+    (USER_LOCKS, i32::from_le_bytes(number))
 }
 
 async fn proof_holds(tx: &Transaction<'_>, new: &NewSession) -> Result<bool> {

@@ -21,11 +21,13 @@ use super::{
     log::{self, Names},
     migrate,
     pipeline::{self, Queued},
+    social::{Prepared, SocialWrite, WriterDb},
 };
 use crate::{
     batch::Batch,
     error::{Result, StoreError},
     schema::NEXT_SEQ_FLOOR,
+    social::{self, SocialDone, SocialOp},
     writer::{DomainWrite, WriteBackend},
 };
 
@@ -61,6 +63,7 @@ struct Lead {
     hold: Statement,
     log: log::Statements,
     leases: leases::Statements,
+    social: Prepared,
 }
 
 impl Lead {
@@ -123,7 +126,7 @@ impl PostgresWriter {
         let leases = leases::Statements::prepare(client).await?;
         self.last_pid = Some(session.backend_pid().await?);
         tracing::debug!(epoch, "this process is the writer of the database");
-        Ok(Lead { session, epoch, hold, log, leases })
+        Ok(Lead { session, epoch, hold, log, leases, social: Prepared::default() })
     }
 
     /// Takes the lock that only one session of the database can hold.
@@ -197,7 +200,7 @@ async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 impl WriteBackend for PostgresWriter {
-    type Domain = NoDomain;
+    type Domain = SocialWrite;
 
     fn is_lost(&self) -> bool {
         self.lead.as_ref().is_none_or(|lead| lead.session.client.is_closed())
@@ -280,15 +283,51 @@ impl WriteBackend for PostgresWriter {
     }
 }
 
-/// Other domains write in transactions of their own, through the pool.
-pub(super) enum NoDomain {}
-
-impl DomainWrite<PostgresWriter> for NoDomain {
-    fn run(&mut self, _: &mut PostgresWriter) {
-        match *self {}
+impl PostgresWriter {
+    /// A connection inside the group's transaction, begun if nothing else has.
+    async fn in_transaction(&mut self) -> Result<&Client> {
+        let lead = self.lead.as_ref().ok_or_else(not_connected)?;
+        if !self.begun {
+            self.begun = true;
+            in_time(async { Ok(lead.begin().await?) }).await?;
+        }
+        Ok(&lead.session.client)
     }
 
-    fn finish(self, _: Result<()>) {
-        match self {}
+    /// The connection for the social tables, as it is.
+    pub fn social(&self) -> Result<WriterDb<'_>> {
+        let lead = self.lead()?;
+        Ok(WriterDb { client: &lead.session.client, prepared: &lead.social })
+    }
+
+    /// Runs an operation under a savepoint, so that its failure is its own.
+    async fn run_social(&mut self, op: SocialOp) -> Result<SocialDone> {
+        self.in_transaction().await?;
+        let lead = self.lead()?;
+        let client = &lead.session.client;
+        let db = WriterDb { client, prepared: &lead.social };
+        in_time(async {
+            client.batch_execute("SAVEPOINT domain").await?;
+            let done = social::apply(&db, op).await;
+            let end =
+                if done.is_ok() { "RELEASE domain" } else { "ROLLBACK TO domain; RELEASE domain" };
+            client.batch_execute(end).await?;
+            done
+        })
+        .await
+    }
+}
+
+/// The social layer writes in the group's transaction; the domains that do not write with events use the pool.
+impl DomainWrite<PostgresWriter> for SocialWrite {
+    async fn run(&mut self, backend: &mut PostgresWriter) {
+        if let Some(op) = self.op.take() {
+            self.result = Some(backend.run_social(op).await);
+        }
+    }
+
+    fn finish(self, committed: Result<()>) {
+        let result = self.result.unwrap_or(Err(StoreError::Closed));
+        let _ = self.reply.send(committed.and(result));
     }
 }

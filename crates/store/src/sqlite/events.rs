@@ -6,7 +6,7 @@ use relay_proto::{
     lease::{LeaseAnswer, LeaseOp, LeaseRefusal},
 };
 
-use super::{SqliteStore, leases, log, query, retention};
+use super::{SqliteStore, index::View, leases, log, query, retention};
 use crate::{
     batch::Coordinate,
     error::{Result, StoreError},
@@ -42,7 +42,7 @@ impl SqliteStore {
     pub(crate) async fn page(&self, asked: EventQuery) -> Result<Page> {
         // What was committed before the question is seen by it, deleted or not.
         let committed = self.committed_seq();
-        let mut page = self.read(move |conn| query::page(conn, &asked)).await?;
+        let mut page = self.read_recent(move |conn, view| query::page(conn, view, &asked)).await?;
         if page.next.is_none() {
             page.through_seq = page.through_seq.max(committed);
         }
@@ -50,15 +50,16 @@ impl SqliteStore {
     }
 
     pub(crate) async fn count(&self, asked: EventQuery) -> Result<u64> {
-        self.read(move |conn| query::count(conn, &asked)).await
+        self.read_recent(move |conn, view| query::count(conn, view, &asked)).await
     }
 
     pub(crate) async fn find(&self, ids: Vec<EventId>) -> Result<Vec<Option<FoundEvent>>> {
-        self.read(move |conn| ids.iter().map(|id| find(conn, id)).collect()).await
+        self.read_recent(move |conn, view| ids.iter().map(|id| find(conn, view, id)).collect())
+            .await
     }
 
     pub(crate) async fn latest(&self, coordinate: Coordinate) -> Result<Option<FoundEvent>> {
-        self.read(move |conn| {
+        self.read_recent(move |conn, view| {
             let head: Option<Vec<u8>> = {
                 use rusqlite::{OptionalExtension, params};
                 conn.prepare_cached(
@@ -81,7 +82,7 @@ impl SqliteStore {
             let Some(id) = head.and_then(|id| <[u8; 32]>::try_from(id).ok()) else {
                 return Ok(None);
             };
-            find(conn, &EventId::from_bytes(id))
+            find(conn, view, &EventId::from_bytes(id))
         })
         .await
     }
@@ -107,11 +108,13 @@ impl SqliteStore {
     }
 
     pub(crate) async fn sweep_expired(&self, now_s: u64) -> Result<usize> {
-        self.write(move |conn| retention::sweep_expired(conn, now_s, DELETE_SLICE)).await
+        let recent = self.shared.recent.clone();
+        self.write(move |conn| retention::sweep_expired(conn, &recent, now_s, DELETE_SLICE)).await
     }
 
     pub(crate) async fn prune(&self, ns: Namespace, policy: Retention) -> Result<usize> {
-        self.write(move |conn| retention::prune(conn, &ns, &policy, DELETE_SLICE)).await
+        let recent = self.shared.recent.clone();
+        self.write(move |conn| retention::prune(conn, &recent, &ns, &policy, DELETE_SLICE)).await
     }
 
     pub(crate) async fn prune_lock_history(&self, ns: Namespace, before_ns: u64) -> Result<usize> {
@@ -123,8 +126,10 @@ impl SqliteStore {
     }
 }
 
-fn find(conn: &rusqlite::Connection, id: &EventId) -> Result<Option<FoundEvent>> {
-    let Some(seq) = log::find_id(conn, id)? else { return Ok(None) };
+fn find(conn: &rusqlite::Connection, view: &View, id: &EventId) -> Result<Option<FoundEvent>> {
+    let Some(seq) = log::FindId::prepare(conn)?.find(view.seqs_of_id(id.prefix()), id)? else {
+        return Ok(None);
+    };
     let Some(event) = log::load(conn, seq)? else { return Ok(None) };
     Ok(Some(FoundEvent {
         id: *id,

@@ -15,7 +15,10 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/sqlite/V1__events.sql"),
     include_str!("../../migrations/sqlite/V2__leases.sql"),
     include_str!("../../migrations/sqlite/V3__sessions.sql"),
-    include_str!("../../migrations/sqlite/V8__lock_history_index.sql"),
+    include_str!("../../migrations/sqlite/V4__index_tables.sql"),
+    include_str!("../../migrations/sqlite/V5__lock_history_index.sql"),
+    include_str!("../../migrations/sqlite/V6__conversations.sql"),
+    include_str!("../../migrations/sqlite/V7__social.sql"),
 ];
 
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);

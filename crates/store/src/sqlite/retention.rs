@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     dictionary::find_namespace,
+    index::Recent,
     log,
     migrate::{meta, set_meta},
     query::head_seq,
@@ -12,19 +13,25 @@ use super::{
 use crate::{error::Result, event::Retention, schema::NEXT_SEQ_FLOOR};
 
 /// Deletes up to `limit` events that expired by `now_s`; returns how many.
-pub(super) fn sweep_expired(conn: &Connection, now_s: u64, limit: usize) -> Result<usize> {
+pub(super) fn sweep_expired(
+    conn: &Connection,
+    recent: &Recent,
+    now_s: u64,
+    limit: usize,
+) -> Result<usize> {
     let seqs = seqs(
         conn,
         "SELECT seq FROM events WHERE expires_at_s IS NOT NULL AND expires_at_s <= ?1 LIMIT ?2",
         &[now_s as i64, limit as i64],
     )?;
-    delete(conn, &seqs, Heads::Stay)?;
+    delete(conn, recent, &seqs, Heads::Stay)?;
     Ok(seqs.len())
 }
 
 /// Deletes up to `limit` events of one namespace by its policy; returns how many.
 pub(super) fn prune(
     conn: &Connection,
+    recent: &Recent,
     name: &Namespace,
     policy: &Retention,
     limit: usize,
@@ -37,7 +44,7 @@ pub(super) fn prune(
             "SELECT seq FROM events WHERE ns = ?1 AND received_at_ns < ?2 ORDER BY seq LIMIT ?3",
             &[ns, before as i64, limit as i64],
         )?;
-        gone += forget(conn, ns, &old)?;
+        gone += forget(conn, recent, ns, &old)?;
     }
     if let Some(max_bytes) = policy.max_bytes
         && gone < limit
@@ -47,20 +54,20 @@ pub(super) fn prune(
         let excess = bytes - max_bytes as i64;
         if excess > 0 {
             let old = oldest_bytes(conn, ns, excess, limit - gone)?;
-            gone += forget(conn, ns, &old)?;
+            gone += forget(conn, recent, ns, &old)?;
         }
     }
     if let Some(keep) = policy.keep_versions
         && gone < limit
     {
-        gone += compact(conn, ns, keep.max(1), limit - gone)?;
+        gone += compact(conn, recent, ns, keep.max(1), limit - gone)?;
     }
     Ok(gone)
 }
 
 /// Deletes, and notes that cursors before the last of them no longer tell the whole story.
-fn forget(conn: &Connection, ns: i64, seqs: &[i64]) -> Result<usize> {
-    delete(conn, seqs, Heads::Go)?;
+fn forget(conn: &Connection, recent: &Recent, ns: i64, seqs: &[i64]) -> Result<usize> {
+    delete(conn, recent, seqs, Heads::Go)?;
     if let Some(last) = seqs.iter().max() {
         conn.execute(
             "UPDATE namespaces SET pruned_through_seq = max(pruned_through_seq, ?2) WHERE n = ?1",
@@ -86,10 +93,11 @@ fn oldest_bytes(conn: &Connection, ns: i64, excess: i64, limit: usize) -> Result
 }
 
 /// Superseded versions beyond the newest `keep` of their coordinate.
-fn compact(conn: &Connection, ns: i64, keep: u64, limit: usize) -> Result<usize> {
+fn compact(conn: &Connection, recent: &Recent, ns: i64, keep: u64, limit: usize) -> Result<usize> {
     let mut candidates = conn.prepare_cached(
-        "SELECT seq, author, kind FROM events INDEXED BY events_by_kind
-         WHERE ns = ?1 AND kind BETWEEN 10000 AND 39999 AND superseded = 1",
+        "SELECT old.seq, events.author, events.kind
+         FROM events_by_kind AS old CROSS JOIN events ON events.seq = old.seq
+         WHERE old.ns = ?1 AND old.kind BETWEEN 10000 AND 39999 AND old.superseded = 1",
     )?;
     let mut rows = candidates.query([ns])?;
     let mut gone = Vec::new();
@@ -104,7 +112,7 @@ fn compact(conn: &Connection, ns: i64, keep: u64, limit: usize) -> Result<usize>
         }
     }
     drop(rows);
-    delete(conn, &gone, Heads::Go)?;
+    delete(conn, recent, &gone, Heads::Go)?;
     Ok(gone.len())
 }
 
@@ -112,7 +120,7 @@ fn newer_versions(conn: &Connection, ns: i64, author: i64, kind: u16, seq: i64) 
     let Some(event) = log::load(conn, seq as u64)? else { return Ok(0) };
     let d = event.d().to_owned();
     let mut newer = conn.prepare_cached(
-        "SELECT seq FROM events INDEXED BY events_by_author
+        "SELECT seq FROM events_by_author
          WHERE ns = ?1 AND author = ?2 AND kind = ?3 AND superseded IN (0, 1)
            AND created_at_ns >= ?4",
     )?;
@@ -141,7 +149,7 @@ enum Heads {
     Stay,
 }
 
-fn delete(conn: &Connection, seqs: &[i64], heads: Heads) -> Result<()> {
+fn delete(conn: &Connection, recent: &Recent, seqs: &[i64], heads: Heads) -> Result<()> {
     if seqs.is_empty() {
         return Ok(());
     }
@@ -162,7 +170,7 @@ fn delete(conn: &Connection, seqs: &[i64], heads: Heads) -> Result<()> {
             "UPDATE namespaces SET events = events - 1, bytes = bytes - ?2 WHERE n = ?1",
         )?
         .execute(params![ns, bytes])?;
-        log::delete(conn, seq as u64)?;
+        log::delete(conn, recent, seq as u64)?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use relay_proto::{
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::{dictionary::Dictionary, leases, log, migrate, query, wal};
+use super::{dictionary::Dictionary, index::IndexWriter, leases, log, migrate, query, wal};
 use crate::{
     batch::Batch,
     error::{Result, StoreError},
@@ -20,13 +20,19 @@ use crate::{
 pub(super) struct SqliteWriter {
     conn: Connection,
     names: Dictionary,
+    index: IndexWriter,
     limits: LeaseLimits,
     wal: Arc<wal::Signal>,
 }
 
 impl SqliteWriter {
-    pub fn new(conn: Connection, limits: LeaseLimits, wal: Arc<wal::Signal>) -> Self {
-        Self { conn, names: Dictionary::default(), limits, wal }
+    pub fn new(
+        conn: Connection,
+        index: IndexWriter,
+        limits: LeaseLimits,
+        wal: Arc<wal::Signal>,
+    ) -> Self {
+        Self { conn, names: Dictionary::default(), index, limits, wal }
     }
 
     /// Begins the log file anew where the checkpointer asked for it; it has copied nearly everything.
@@ -48,11 +54,11 @@ impl WriteBackend for SqliteWriter {
     }
 
     async fn look_up(&mut self, next_seq: u64, events: &[Event]) -> Result<Batch> {
-        log::look_up(&self.conn, &mut self.names, next_seq, events.iter())
+        log::look_up(&self.conn, &mut self.names, &self.index, next_seq, events.iter())
     }
 
     async fn write_events(&mut self, batch: &Batch) -> Result<()> {
-        log::write(&self.conn, &mut self.names, batch)
+        log::write(&self.conn, &mut self.names, &mut self.index, batch)
     }
 
     async fn write_leases(&mut self, rows: &[LeaseRow]) -> Result<()> {
@@ -61,6 +67,7 @@ impl WriteBackend for SqliteWriter {
 
     async fn commit(&mut self) -> Result<()> {
         self.conn.prepare_cached("COMMIT")?.execute([])?;
+        self.index.committed();
         self.wal.commits.fetch_add(1, Ordering::Relaxed);
         self.reset_wal_if_asked();
         Ok(())
@@ -73,6 +80,7 @@ impl WriteBackend for SqliteWriter {
             tracing::error!(%error, "a transaction could not be rolled back");
         }
         self.names.forget();
+        self.index.rolled_back();
     }
 
     async fn load_leases(&mut self, now: Now) -> Result<LeaseTable> {
@@ -86,6 +94,10 @@ impl WriteBackend for SqliteWriter {
 
     async fn checkpoint_leases(&mut self, table: &LeaseTable) -> Result<()> {
         leases::checkpoint(&self.conn, table)
+    }
+
+    async fn settle(&mut self) -> Result<()> {
+        self.index.settle(&self.conn)
     }
 }
 
@@ -124,7 +136,7 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Job for JobOf<T, F> {
 }
 
 impl DomainWrite<SqliteWriter> for Write {
-    fn run(&mut self, backend: &mut SqliteWriter) {
+    async fn run(&mut self, backend: &mut SqliteWriter) {
         self.0.run(&backend.conn);
     }
 
@@ -134,10 +146,11 @@ impl DomainWrite<SqliteWriter> for Write {
 }
 
 fn under_savepoint<T>(conn: &Connection, run: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-    conn.execute_batch("SAVEPOINT domain")?;
+    let execute = |sql| conn.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+    execute("SAVEPOINT domain")?;
     match run(conn) {
         Ok(done) => {
-            conn.execute_batch("RELEASE domain")?;
+            execute("RELEASE domain")?;
             Ok(done)
         }
         Err(error) => {

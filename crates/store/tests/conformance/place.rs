@@ -50,6 +50,8 @@ impl Place {
                     readers: 2,
                     lease_limits,
                     backup_before_migrate: false,
+                    // Few, so that tests meet entries in memory, half written and written.
+                    index_every: Some(50),
                 };
                 SqliteStore::open(options, clock, heard).await.map(Store::Sqlite)
             }

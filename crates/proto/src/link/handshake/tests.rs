@@ -32,12 +32,15 @@ fn pinned(identity: &Identity) -> Expected {
     Expected { relay: Some(identity.relay.clone()), pin: Pin::Key(identity.key.node_id()) }
 }
 
+/// What is done to each message on its way.
+type Change = fn(&mut Message);
+
 /// What passes between the two, open to be changed on the way.
 struct Handshake {
     expected: Expected,
     credentials: Vec<Credential>,
     methods: Vec<AuthMethod>,
-    change: fn(&mut Message),
+    change: Change,
 }
 
 impl Handshake {
@@ -116,7 +119,7 @@ fn every_forgery_is_told_apart() {
     use MessageType::{Auth, Hello};
     let changed = |change| reason(Handshake { change, ..plain() });
     // Whatever of the transcript is changed on the way, a signature no longer fits.
-    let cases: [(&str, fn(&mut Message), &str); 9] = [
+    let cases: [(&str, Change, &str); 9] = [
         ("relay_id", |m| edit(m, Hello, |d| d["relay_id"] = "mallory".into()), "bad_signature"),
         (
             "nonce",

@@ -1,0 +1,94 @@
+//! Presence over HTTP (`gateway.md` 11). Every answer is `no-store`, as all of the gateway's are.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+};
+use relay_core::presence::view_body;
+use relay_node::Node;
+use relay_proto::{NodeId, Problem, auth::DeviceId, conv::UserRef};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{caller, caller_and_body, directory::own_device, parse};
+use crate::reply::{Reply, no_store};
+
+#[derive(Deserialize)]
+struct LeaseBody {
+    device_id: DeviceId,
+    ttl_seconds: i64,
+    invisible: Option<bool>,
+}
+
+/// The body of everything that is about contacts.
+#[derive(Deserialize)]
+pub(crate) struct ContactsBody {
+    contacts: Vec<UserRef>,
+}
+
+impl ContactsBody {
+    pub fn users(self) -> Vec<NodeId> {
+        self.contacts.into_iter().map(|UserRef(user)| user).collect()
+    }
+}
+
+/// `lease` and `renew`: a renewal without `invisible` keeps what was said before.
+pub(super) async fn lease(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let renews = request.uri().path().ends_with("/renew");
+    let (caller, bytes) = caller_and_body(&node, request).await?;
+    let asked: LeaseBody = parse(&bytes)?;
+    own_device(&caller, &asked.device_id)?;
+    let invisible = asked.invisible.or(if renews { None } else { Some(false) });
+    let expires_at = node.presence.lease(&caller, asked.ttl_seconds, invisible)?;
+    Ok(no_store(StatusCode::OK, &json!({ "status": "ok", "expires_at": expires_at })))
+}
+
+pub(super) async fn watch(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    change_watch(&node, request, true).await
+}
+
+pub(super) async fn unwatch(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    change_watch(&node, request, false).await
+}
+
+async fn change_watch(node: &Node, request: Request, add: bool) -> Reply {
+    let (caller, bytes) = caller_and_body(node, request).await?;
+    let contacts = parse::<ContactsBody>(&bytes)?.users();
+    let watching = node.presence.watch(&caller, contacts, add).await?;
+    Ok(no_store(StatusCode::OK, &json!({ "status": "ok", "watching": watching })))
+}
+
+pub(super) async fn block(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    change_block(&node, request, true).await
+}
+
+pub(super) async fn unblock(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    change_block(&node, request, false).await
+}
+
+async fn change_block(node: &Node, request: Request, add: bool) -> Reply {
+    let (caller, bytes) = caller_and_body(node, request).await?;
+    let contacts = parse::<ContactsBody>(&bytes)?.users();
+    if contacts.contains(&caller.user) {
+        return Err(Problem::invalid("nobody blocks themselves").into());
+    }
+    let blocked = node.presence.block(&caller, contacts, add).await?;
+    Ok(no_store(StatusCode::OK, &json!({ "status": "ok", "blocked": blocked })))
+}
+
+pub(super) async fn blocklist(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (parts, _) = request.into_parts();
+    let caller = caller(&node, &parts).await?;
+    let blocked = node.presence.blocklist(&caller);
+    Ok(no_store(StatusCode::OK, &json!({ "blocked": blocked })))
+}
+
+pub(super) async fn status(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (caller, bytes) = caller_and_body(&node, request).await?;
+    let contacts = parse::<ContactsBody>(&bytes)?.users();
+    let statuses = node.presence.status(&caller, contacts)?;
+    let statuses: Vec<Value> = statuses.iter().map(|(user, view)| view_body(user, view)).collect();
+    Ok(no_store(StatusCode::OK, &json!({ "statuses": statuses })))
+}

@@ -1,0 +1,116 @@
+//! Somebody with a session, and what they do with it.
+
+use relay_proto::NodeId;
+use serde_json::{Value, json};
+
+use crate::support::{House, Raw, Socket, key};
+
+#[derive(Debug, Clone)]
+pub struct Person {
+    pub n: u8,
+    pub token: String,
+    pub resume: String,
+}
+
+impl Person {
+    pub async fn login(house: &House, n: u8, device: &str) -> Self {
+        let client = house.client().key(key(n)).build().unwrap();
+        let session = client.login(device, None).await.unwrap();
+        let reveal = |text: &str| text.to_owned();
+        Self { n, token: reveal(&session.session_token), resume: reveal(&session.resume_token) }
+    }
+
+    pub fn id(&self) -> NodeId {
+        id(self.n)
+    }
+
+    pub async fn post(&self, house: &House, path: &str, body: Value) -> Raw {
+        let bearer = format!("Bearer {}", self.token);
+        house.raw("POST", path, &[("authorization", &bearer)], &body.to_string()).await
+    }
+
+    /// A request that must succeed.
+    pub async fn ok(&self, house: &House, path: &str, body: Value) -> Value {
+        let answer = self.post(house, path, body).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
+        answer.json()
+    }
+
+    /// A request that must be refused: its status, code and message.
+    pub async fn refused(&self, house: &House, path: &str, body: Value) -> (u16, String, String) {
+        refusal(&self.post(house, path, body).await)
+    }
+
+    pub async fn get(&self, house: &House, path: &str) -> Raw {
+        let bearer = format!("Bearer {}", self.token);
+        house.raw("GET", path, &[("authorization", &bearer)], "").await
+    }
+
+    /// A socket that speaks for this person.
+    pub async fn socket(&self, house: &House) -> Socket {
+        house.socket(&[("authorization", format!("Bearer {}", self.token))]).await
+    }
+
+    pub async fn create(&self, house: &House, conv: &str, members: &[&Person]) {
+        let members: Vec<NodeId> = members.iter().map(|person| person.id()).collect();
+        self.ok(house, "/v1/rooms/create", json!({ "conv_id": conv, "members": members })).await;
+    }
+
+    /// Sends over HTTP; returns the message's `seq`.
+    pub async fn send(&self, house: &House, conv: &str, msg: &str) -> u64 {
+        let frame = json!({
+            "v": 1, "t": "conv.send",
+            "body": { "conv_id": conv, "msg_id": msg, "env": format!("env of {msg}") },
+        });
+        self.ok(house, "/v1/inbox", frame).await["seq"].as_u64().unwrap()
+    }
+}
+
+pub fn id(n: u8) -> NodeId {
+    key(n).node_id()
+}
+
+pub fn refusal(answer: &Raw) -> (u16, String, String) {
+    let body = answer.json();
+    let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+    (answer.status, text("code"), text("message"))
+}
+
+/// A frame.
+pub fn frame(t: &str, id: &str, body: Value) -> String {
+    json!({ "v": 1, "t": t, "id": id, "body": body }).to_string()
+}
+
+impl Socket {
+    pub async fn ask(&mut self, t: &str, id: &str, body: Value) {
+        self.send(&frame(t, id, body)).await;
+    }
+
+    /// The next frame, which must be of this type.
+    pub async fn expect(&mut self, t: &str) -> Value {
+        let frame = self.next().await;
+        assert_eq!(frame["t"], t, "{frame}");
+        frame
+    }
+
+    /// The answer to a frame with this id; what nobody asked for is passed over.
+    pub async fn answer(&mut self, id: &str) -> Value {
+        loop {
+            let frame = self.next().await;
+            if frame["id"] == id {
+                return frame;
+            }
+        }
+    }
+
+    pub async fn follow(&mut self, conv: &str, from_seq: u64) {
+        let body = json!({ "conv_id": conv, "from_seq": from_seq, "notify": true });
+        self.ask("conv.subscribe", "follow", body).await;
+    }
+
+    /// The `seq` of the next message.
+    pub async fn seq(&mut self) -> u64 {
+        self.expect("conv.event").await["body"]["seq"].as_u64().unwrap()
+    }
+}

@@ -1,0 +1,2 @@
+-- SQLite's indexes become tables that are written behind the log (ADR 8). Here they stay as they are: the server
+-- writes them behind its own log.

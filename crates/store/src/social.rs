@@ -1,0 +1,380 @@
+//! The social layer in the product's verbs: events kept verbatim, and what clients ask about them
+//! (`polycentric.md` sections 4 to 7).
+//!
+//! What is asked of a database is written once for both stores, over [`db::Db`]. Writes run in the one writer's order.
+
+mod admin;
+mod claims;
+pub(crate) mod db;
+mod deltas;
+mod read;
+mod refs;
+mod stored;
+mod words;
+mod write;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use relay_proto::polycentric::{
+    Event, EventKey, ModerationTag, ProcessId, Ranges, Subject, SystemKey,
+};
+
+pub use admin::{Censored, ModerationState, Waiting};
+pub use claims::ClaimsQuery;
+pub use db::Words;
+pub use refs::{Count, RefsQuery};
+pub(crate) use words::rebuild as rebuild_words;
+
+use crate::{
+    error::{Result, StoreError},
+    postgres::PostgresDb,
+    sqlite::{SqliteDb, ready},
+    store::{Store, each},
+};
+
+/// Runs a read on a connection of whichever store it is.
+macro_rules! read {
+    ($self:ident, $db:ident => $call:expr) => {
+        match $self {
+            Self::Sqlite(store) => {
+                store
+                    .read(move |conn| {
+                        let $db = &SqliteDb(conn);
+                        ready($call)
+                    })
+                    .await
+            }
+            Self::Postgres(store) => {
+                let client = store.client().await?;
+                let $db = &PostgresDb::of_pool(&client);
+                $call.await
+            }
+        }
+    };
+}
+
+/// Most events of one answer about clocks or heads; the rest is asked for again.
+pub const MAX_ANSWER_EVENTS: usize = 1_024;
+
+/// A request's events on their way in.
+#[derive(Debug, Clone)]
+pub struct Ingest {
+    pub events: Vec<Event>,
+    /// Bytes of events that one system may hold.
+    pub max_system_bytes: Option<u64>,
+    /// What is noted of some of the events while moderation is on.
+    pub notes: BTreeMap<EventKey, Note>,
+}
+
+/// What a relay notes of an event that it takes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    pub state: ModerationState,
+    pub tags: Vec<ModerationTag>,
+}
+
+/// What became of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ingested {
+    Done(IngestReport),
+    /// This system holds as much as it may; nothing was stored.
+    OverQuota(SystemKey),
+}
+
+/// What a write changed. Versions are numbers of the one order of changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IngestReport {
+    pub stored: usize,
+    /// Held already, deleted, refused by an operator, or deleted by the same request.
+    pub duplicates: usize,
+    pub deleted: usize,
+    /// The number of this change; 0 where nothing changed.
+    pub version: u64,
+    pub changes: Vec<SocialChange>,
+    pub systems: Vec<(SystemKey, u64)>,
+    pub subjects: Vec<(Subject, u64)>,
+}
+
+impl IngestReport {
+    fn of_duplicates(duplicates: usize) -> Self {
+        Self { duplicates, ..Self::default() }
+    }
+}
+
+/// A new event, for those who watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocialChange {
+    pub system: SystemKey,
+    pub process: ProcessId,
+    pub clock: u64,
+    pub content_type: u64,
+    pub topics: Vec<Bytes>,
+}
+
+/// A stored event: what was signed, and the relay's notes on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocialEvent {
+    /// Its place in the order of arrival.
+    pub seq: u64,
+    pub signature: [u8; 64],
+    pub bytes: Bytes,
+    pub unix_ms: Option<u64>,
+    pub tags: Vec<ModerationTag>,
+    /// `None` where nothing is noted.
+    pub moderation: Option<ModerationState>,
+}
+
+impl SocialEvent {
+    /// The event's parts.
+    ///
+    /// # Errors
+    /// Its bytes are damaged.
+    pub fn parse(&self) -> Result<Event> {
+        Event::from_stored(self.signature, self.bytes.clone())
+            .map_err(|error| StoreError::Corrupt(format!("social event {}: {error}", self.seq)))
+    }
+}
+
+/// One page of a feed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IndexPage {
+    pub events: Vec<SocialEvent>,
+    /// The neighbours of the page in the system's other processes.
+    pub proof: Vec<SocialEvent>,
+}
+
+/// Where a page of a feed begins, and how long it is.
+#[derive(Debug, Clone, Copy)]
+pub struct IndexQuery {
+    pub system: SystemKey,
+    pub content_type: u64,
+    /// Only entries from before this time.
+    pub before_ms: Option<u64>,
+    pub limit: usize,
+}
+
+/// What an operation on the social tables is, in the writer's order.
+#[derive(Debug)]
+pub(crate) enum SocialOp {
+    Ingest(Box<Ingest>),
+    /// Removes some of what is held of a system.
+    Purge(SystemKey),
+    Censor {
+        what: Censored,
+        refuse: bool,
+    },
+    Uncensor(Censored),
+    ClaimHandle {
+        system: SystemKey,
+        handle: String,
+    },
+    Moderate {
+        seq: u64,
+        state: ModerationState,
+        tags: Vec<ModerationTag>,
+    },
+}
+
+/// What an operation answers.
+#[derive(Debug)]
+pub(crate) enum SocialDone {
+    Ingested(Ingested),
+    /// Whether the operation had an effect, and what changed.
+    Changed(bool, IngestReport),
+}
+
+/// Runs an operation inside a transaction.
+pub(crate) async fn apply<D: db::Db>(db: &D, op: SocialOp) -> Result<SocialDone> {
+    match op {
+        SocialOp::Ingest(given) => write::ingest(db, *given).await.map(SocialDone::Ingested),
+        SocialOp::Purge(system) => admin::purge_some(db, system).await,
+        SocialOp::Censor { what, refuse } => admin::censor(db, &what, refuse).await,
+        SocialOp::Uncensor(what) => admin::uncensor(db, &what).await,
+        SocialOp::ClaimHandle { system, handle } => admin::claim_handle(db, system, &handle).await,
+        SocialOp::Moderate { seq, state, tags } => admin::moderate(db, seq, state, &tags).await,
+    }
+}
+
+impl Store {
+    /// Stores events that are new; answered when they are durable.
+    pub async fn social_ingest(&self, given: Ingest) -> Result<Ingested> {
+        match self.social_write(SocialOp::Ingest(Box::new(given))).await? {
+            SocialDone::Ingested(ingested) => Ok(ingested),
+            SocialDone::Changed(..) => Err(StoreError::Closed),
+        }
+    }
+
+    /// Removes everything that is held of a system, a bounded piece in each transaction.
+    pub async fn social_purge(&self, system: SystemKey) -> Result<IngestReport> {
+        loop {
+            let (more, report) = self.social_change(SocialOp::Purge(system)).await?;
+            if !more {
+                return Ok(report);
+            }
+        }
+    }
+
+    /// Hides a system or an event; with `refuse` it is not stored any more, either.
+    pub async fn social_censor(&self, what: Censored, refuse: bool) -> Result<IngestReport> {
+        self.social_change(SocialOp::Censor { what, refuse }).await.map(|(_, report)| report)
+    }
+
+    /// Takes a censorship back; false where there was none.
+    pub async fn social_uncensor(&self, what: Censored) -> Result<(bool, IngestReport)> {
+        self.social_change(SocialOp::Uncensor(what)).await
+    }
+
+    /// Gives a system a handle in place of its former one; false where another system has it.
+    pub async fn social_claim_handle(
+        &self,
+        system: SystemKey,
+        handle: String,
+    ) -> Result<(bool, IngestReport)> {
+        self.social_change(SocialOp::ClaimHandle { system, handle }).await
+    }
+
+    /// Notes what an event is like and whether it is shown; false where there is no such event.
+    pub async fn social_moderate(
+        &self,
+        seq: u64,
+        state: ModerationState,
+        tags: Vec<ModerationTag>,
+    ) -> Result<(bool, IngestReport)> {
+        self.social_change(SocialOp::Moderate { seq, state, tags }).await
+    }
+
+    async fn social_change(&self, op: SocialOp) -> Result<(bool, IngestReport)> {
+        match self.social_write(op).await? {
+            SocialDone::Changed(effect, report) => Ok((effect, report)),
+            SocialDone::Ingested(_) => Err(StoreError::Closed),
+        }
+    }
+
+    async fn social_write(&self, op: SocialOp) -> Result<SocialDone> {
+        each!(self, store => store.social_write(op).await)
+    }
+
+    /// The number of the last change of what is held of a system; `None` for one never seen.
+    pub async fn social_version(&self, system: SystemKey) -> Result<Option<u64>> {
+        read!(self, db => read::version(db, system))
+    }
+
+    /// The number of the last change of anything.
+    pub async fn social_last_version(&self) -> Result<u64> {
+        read!(self, db => read::last_version(db))
+    }
+
+    /// The number of the last change of what is about any of the subjects.
+    pub async fn social_subjects_version(&self, subjects: Vec<Subject>) -> Result<u64> {
+        read!(self, db => read::subjects_version(db, subjects))
+    }
+
+    /// Which clocks are held or deleted, for each process.
+    pub async fn social_ranges(&self, system: SystemKey) -> Result<Vec<(ProcessId, Ranges)>> {
+        read!(self, db => read::ranges(db, system))
+    }
+
+    /// Stored events with these clocks, in their order; at most [`MAX_ANSWER_EVENTS`].
+    pub async fn social_events(
+        &self,
+        system: SystemKey,
+        wanted: Vec<(ProcessId, Ranges)>,
+    ) -> Result<Vec<SocialEvent>> {
+        read!(self, db => read::events(db, system, wanted))
+    }
+
+    /// The newest event of each process.
+    pub async fn social_heads(&self, system: SystemKey) -> Result<Vec<SocialEvent>> {
+        read!(self, db => read::heads(db, system))
+    }
+
+    /// For each of the types and each process the newest event.
+    pub async fn social_latest(
+        &self,
+        system: SystemKey,
+        types: Vec<u64>,
+    ) -> Result<Vec<SocialEvent>> {
+        read!(self, db => read::latest(db, system, types))
+    }
+
+    /// A page of a feed with its proof, newest first. Entries of one time are never parted.
+    pub async fn social_index(&self, query: IndexQuery) -> Result<IndexPage> {
+        read!(self, db => read::index(db, query))
+    }
+
+    /// Events about subjects, the best liked first.
+    pub async fn social_refs(&self, query: RefsQuery) -> Result<Vec<SocialEvent>> {
+        read!(self, db => refs::page(db, query))
+    }
+
+    /// Counters, each summed over the subjects; in the order asked.
+    pub async fn social_counts(&self, asked: Vec<(Vec<Subject>, Count)>) -> Result<Vec<u64>> {
+        read!(self, db => refs::counts(db, asked))
+    }
+
+    /// Claims of a type with a vouch by `root` for each: those with all of the fields (key `None`: any field of this
+    /// value), of one claiming system or all; newest vouch first, at most `limit`.
+    pub async fn social_claims(
+        &self,
+        query: ClaimsQuery,
+    ) -> Result<Vec<(SocialEvent, SocialEvent)>> {
+        read!(self, db => claims::matches(db, query))
+    }
+
+    /// Posts of everybody, newest first, from before (time, seq); those from after `until_ms` are left out.
+    pub async fn social_explore(
+        &self,
+        before: Option<(u64, u64)>,
+        until_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<SocialEvent>> {
+        read!(self, db => read::explore(db, before, until_ms, limit))
+    }
+
+    /// Events with all the words of `text`, the most relevant first.
+    pub async fn social_search(
+        &self,
+        words: Words,
+        text: String,
+        offset: u64,
+        limit: usize,
+    ) -> Result<Vec<SocialEvent>> {
+        read!(self, db => read::search(db, words, text, offset, limit))
+    }
+
+    /// Topics of posts between two times with how many there were, the most used first.
+    pub async fn social_topics(
+        &self,
+        since_ms: u64,
+        until_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, u64)>> {
+        read!(self, db => read::topics(db, since_ms, until_ms, limit))
+    }
+
+    /// Whose handle it is.
+    pub async fn social_handle(&self, handle: String) -> Result<Option<SystemKey>> {
+        read!(self, db => admin::handle(db, handle))
+    }
+
+    /// Systems with a username, some of them from `from` (a random number) on; censored ones are left out.
+    pub async fn social_some_systems(&self, from: u64, limit: usize) -> Result<Vec<SystemKey>> {
+        read!(self, db => admin::some_systems(db, from, limit))
+    }
+
+    /// Everything that is censored, with whether it is refused.
+    pub async fn social_censored(&self) -> Result<Vec<(Censored, bool)>> {
+        read!(self, db => admin::censored(db))
+    }
+
+    /// Events that wait for approval, oldest first, after `seq`.
+    pub async fn social_waiting(&self, after: u64, limit: usize) -> Result<Vec<Waiting>> {
+        read!(self, db => admin::waiting(db, after, limit))
+    }
+
+    /// How many systems and events there are and how many wait for approval.
+    pub async fn social_totals(&self) -> Result<(u64, u64, u64)> {
+        read!(self, db => admin::totals(db))
+    }
+}
