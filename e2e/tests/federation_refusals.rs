@@ -97,7 +97,10 @@ async fn foreign_homes_that_may_not_link_are_told_why() {
     {
         let mut foreign = net.foreign(name, seed).await;
         let hello = foreign.greet().await.unwrap();
-        let auth = foreign.auth_token(&hello, token);
+        let mut auth = foreign.auth_token(&hello, token);
+        if token.is_empty() {
+            auth["data"]["proof"] = Value::Null;
+        }
         foreign.say(&auth).await.unwrap();
         assert_eq!(foreign.ending().await, refused("unauthorized", 4401), "{name} {token}");
     }
