@@ -10,11 +10,25 @@ use std::{
     time::Duration,
 };
 
-use axum::{Json, Router, extract::State, routing::post};
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::HeaderMap,
+    routing::{get as on_get, post},
+};
+use relay_client::{Client, Request};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use crate::relay::{Backend, Relay, Setup, reqwest_client, write_secret};
+use crate::{
+    relay::{Backend, Relay, Setup, reqwest_client, write_secret},
+    until,
+};
+
+/// How long anything may take that is only waited for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// What spokes of a test share with their hubs.
+pub const PSK: &str = "the spokes' key of this test";
 
 /// What all relays of a test share: the hubs' secret and the spokes' key.
 #[derive(Debug)]
@@ -28,12 +42,23 @@ impl Secrets {
     #[allow(clippy::new_without_default, reason = "it writes files")]
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        write_secret(&dir.path().join("psk"), "the spokes' key of this test");
+        write_secret(&dir.path().join("psk"), PSK);
         write_secret(&dir.path().join("secret"), "the hubs' secret of this test");
         Self { dir }
     }
 
-    fn psk(&self) -> PathBuf {
+    /// Writes a file that only its owner can read.
+    ///
+    /// # Panics
+    /// Where it cannot.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        write_secret(&path, text);
+        path
+    }
+
+    /// The file of [`PSK`].
+    pub fn psk(&self) -> PathBuf {
         self.dir.path().join("psk")
     }
 
@@ -56,8 +81,24 @@ impl Secrets {
         Relay::with(Setup { id: id.into(), config, ..Setup::new(Backend::Sqlite) }).await
     }
 
-    /// A spoke of the first hub, with the others to fall back to, and these services.
+    /// A spoke of the first hub, with the others to fall back to, and these services. It is attached.
     pub async fn spoke(&self, id: &str, hubs: &[String], services: &[&Service]) -> Relay {
+        let spoke = self.spoke_with(id, hubs, services, "").await;
+        until("the spoke is attached", PATIENCE, || async {
+            get(&spoke, "/status").await["is_attached"] == true
+        })
+        .await;
+        spoke
+    }
+
+    /// A spoke with more lines of configuration, attached or not.
+    pub async fn spoke_with(
+        &self,
+        id: &str,
+        hubs: &[String],
+        services: &[&Service],
+        more: &str,
+    ) -> Relay {
         let (connect, fallback) = hubs.split_first().unwrap();
         let mut config = format!(
             "[federation]\nconnect = {connect:?}\nfallback = {fallback:?}\npsk_file = {:?}\n",
@@ -69,6 +110,7 @@ impl Secrets {
                 service.name, service.address
             );
         }
+        config += more;
         Relay::with(Setup { id: id.into(), config, ..Setup::new(Backend::Sqlite) }).await
     }
 }
@@ -95,12 +137,16 @@ struct Done {
 }
 
 impl Service {
-    /// Serves `echo` (its arguments), `slow {ms}` (after that long) and `fail`.
+    /// Serves `echo` (its arguments), `slow {ms}` (after that long), `who` (who calls, as the relay says)
+    /// at `/rpc`, and at `/bytes/N` so many bytes.
     pub async fn start(name: &str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Done::default());
-        let router = Router::new().route("/rpc", post(answer)).with_state(state.clone());
+        let router = Router::new()
+            .route("/rpc", post(answer))
+            .route("/bytes/{count}", on_get(async |Path(count): Path<usize>| vec![b'x'; count]))
+            .with_state(state.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             let _ = axum::serve(listener, router).await;
@@ -124,7 +170,11 @@ impl Service {
     }
 }
 
-async fn answer(State(done): State<Arc<Done>>, Json(request): Json<Value>) -> Json<Value> {
+async fn answer(
+    State(done): State<Arc<Done>>,
+    headers: HeaderMap,
+    Json(request): Json<Value>,
+) -> Json<Value> {
     done.calls.fetch_add(1, Ordering::SeqCst);
     let params = &request["params"];
     if let Some(id) = params["id"].as_str() {
@@ -134,6 +184,12 @@ async fn answer(State(done): State<Arc<Done>>, Json(request): Json<Value>) -> Js
         Some("slow") => {
             tokio::time::sleep(Duration::from_millis(params["ms"].as_u64().unwrap_or(0))).await;
             json!({ "jsonrpc": "2.0", "id": request["id"], "result": params })
+        }
+        Some("who") => {
+            let told = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+            let who = json!({ "node": told("x-relay-caller-node"), "key": told("x-relay-caller-key"),
+                              "service": told("x-relay-caller-service") });
+            json!({ "jsonrpc": "2.0", "id": request["id"], "result": who })
         }
         Some("echo") => json!({ "jsonrpc": "2.0", "id": request["id"], "result": params }),
         _ => json!({ "jsonrpc": "2.0", "id": request["id"],
@@ -164,4 +220,68 @@ pub async fn call_keyed(relay: &Relay, node: &str, service: &str, id: &str, ms: 
 /// Whether a call has a result now.
 pub async fn answers(relay: &Relay, method: &str) -> bool {
     call(relay, method, json!({ "n": 1 })).await["result"]["n"] == 1
+}
+
+/// The number of an answer's error, 0 where it has a result or there is no answer.
+pub fn error_of(answer: &Value) -> i64 {
+    answer["error"]["code"].as_i64().unwrap_or(0)
+}
+
+/// What `relay` shows everybody; `Null` where it does not answer.
+pub async fn get(relay: &Relay, path: &str) -> Value {
+    match reqwest_client().get(format!("{}{path}", relay.url())).send().await {
+        Ok(answer) => answer.json().await.unwrap_or(Value::Null),
+        Err(_) => Value::Null,
+    }
+}
+
+/// The operator of `relay`, at its local socket.
+///
+/// # Panics
+/// Where there can be no client.
+pub fn operator(relay: &Relay) -> Client {
+    Client::builder(&format!("unix:{}", relay.socket().display())).unwrap().build().unwrap()
+}
+
+/// What the operator of `relay` reads.
+///
+/// # Panics
+/// Where it is refused.
+pub async fn operate(relay: &Relay, request: Request) -> Value {
+    operator(relay).call(request).await.unwrap()
+}
+
+/// How often `relay` counted an event of its links, by kind and reason.
+pub async fn counted(relay: &Relay, event: &str, reason: &str) -> u64 {
+    let text = operator(relay).fetch(Request::get("/metrics")).await.unwrap();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let name = format!("relay_links_total{{event=\"{event}\",reason=\"{reason}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&name));
+    line.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// Waits until `relay` has a link that is in use.
+pub async fn until_attached(relay: &Relay, hub: &str) {
+    until(&format!("{} is attached to {hub}", relay.id()), PATIENCE, || async {
+        let status = get(relay, "/status").await;
+        status["is_attached"] == true && status["hub"] == hub
+    })
+    .await;
+}
+
+/// Waits until two hubs are linked.
+pub async fn until_linked(one: &Relay, other: &Relay) {
+    until("the hubs are linked", PATIENCE, || async {
+        let peers = get(one, "/federation/peers").await;
+        let mut peers = peers["peers"].as_array().into_iter().flatten();
+        peers.any(|peer| peer["id"] == other.id() && peer["is_connected"] == true)
+    })
+    .await;
+}
+
+/// The names of the services that `relay` lists, one for each instance.
+pub async fn names(relay: &Relay, path: &str) -> Vec<String> {
+    let listed = get(relay, path).await;
+    let services = listed["services"].as_array().into_iter().flatten();
+    services.filter_map(|service| Some(service["service_name"].as_str()?.to_owned())).collect()
 }

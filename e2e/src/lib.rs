@@ -5,12 +5,14 @@
 //! - [`shim`]: a disk that fails or forgets, clocks that step
 //! - [`proxy`]: a link that is slow, stuck or cut
 //! - [`federation`]: hubs, spokes and the services behind them
+//! - [`foreign`]: a home that is no Relay and speaks only what the specification asks of it
 //! - [`person`]: somebody with a key who uses the lock API over plain HTTP
 //! - [`witness`]: writes down what happened, for the checker of `relay-sim`
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "only tests use this")]
 
 pub mod federation;
+pub mod foreign;
 pub mod person;
 pub mod postgres;
 pub mod proxy;

@@ -106,7 +106,11 @@ impl Proxy {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address.expect("a proxy on TCP"))
+        format!("http://{}", self.address())
+    }
+
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.address.expect("a proxy on TCP")
     }
 
     pub fn socket_dir(&self) -> &Path {

@@ -27,6 +27,7 @@ use crate::{
     auth::{self, Caller, Proof},
     body,
     params::Params,
+    peer::Peer,
     reply::{Reply, no_store},
 };
 
@@ -235,11 +236,22 @@ pub(crate) async fn create_token(State(node): State<Arc<Node>>, request: Request
     let mut answer = serde_json::to_value(&created.view).unwrap_or_default();
     let token = created.token.reveal();
     if matches!(created.view.purpose, TokenPurpose::Spoke | TokenPurpose::User) {
-        let url = auth::own_url(&node, &parts);
+        let url = public_url(&node, &parts);
         answer["join_code"] = join_code(&node, &url, &token, created.view.expires_at_ms).into();
     }
     answer["token"] = token.as_str().into();
     Ok(no_store(StatusCode::CREATED, &answer))
+}
+
+/// The address that goes into join codes: over the local socket nobody says which one that is.
+fn public_url(node: &Node, parts: &Parts) -> String {
+    let is_local = matches!(parts.extensions.get::<Peer>(), Some(Peer::Local { .. }));
+    let own = node.address.get().filter(|address| !address.is_empty());
+    match (node.config.chat.public_url.as_str(), own) {
+        ("", Some(own)) if is_local => own.clone(),
+        ("", _) => auth::own_url(node, parts),
+        (public, _) => public.to_owned(),
+    }
 }
 
 /// Address, pin and permission in one line; secret scanners know it by its prefix.

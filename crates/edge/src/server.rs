@@ -69,6 +69,7 @@ pub struct Doors {
 /// What every accepted connection needs.
 #[derive(Clone)]
 struct Shared {
+    node: Arc<Node>,
     router: Router,
     metrics: Arc<Metrics>,
     accepting: CancellationToken,
@@ -90,6 +91,7 @@ impl Doors {
             _ => acme.as_ref().map(|acme| tls::acceptor_of(acme.certificates(), clients)),
         };
         let shared = Shared {
+            node: node.clone(),
             router: routes::router(node.clone()),
             metrics: node.metrics.clone(),
             accepting: CancellationToken::new(),
@@ -120,6 +122,7 @@ impl Doors {
             tasks: shared.tasks.clone(),
             node: node.clone(),
         };
+        let _ = node.address.set(doors.address());
         let door = HomeDoor::new(node.clone());
         node.open_door(Arc::new(door));
         for listener in listeners {
@@ -143,6 +146,23 @@ impl Doors {
             shared.tasks.spawn(accept_local(listener, shared.clone()));
         }
         Ok(doors)
+    }
+
+    /// Where others reach this relay: its public name, else the first address it listens on.
+    fn address(&self) -> String {
+        let domain = &self.node.config.tls.domain;
+        if !domain.is_empty() {
+            return format!("https://{domain}");
+        }
+        let scheme = if self.tls { "https" } else { "http" };
+        match self.http.first() {
+            // From elsewhere it has another address, which only `chat.public_url` can tell.
+            Some(addr) if addr.ip().is_unspecified() => {
+                format!("{scheme}://127.0.0.1:{}", addr.port())
+            }
+            Some(addr) => format!("{scheme}://{addr}"),
+            None => String::new(),
+        }
     }
 
     /// Stops accepting, lets what is under way finish within `timeout`, then cuts the rest.
@@ -204,14 +224,27 @@ async fn accept_tcp(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared
                 Some(acceptor) => {
                     let handshake =
                         tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(stream)).await;
-                    if let Ok(Ok(stream)) = handshake {
-                        let shown = stream.get_ref().1.peer_certificates();
-                        let shown = shown.map(|shown| Certificates(owned(shown)));
-                        serve(stream, peer, shown, shared).await;
+                    match handshake {
+                        Ok(Ok(stream)) => {
+                            let shown = stream.get_ref().1.peer_certificates();
+                            let shown = shown.map(|shown| Certificates(owned(shown)));
+                            serve(stream, peer, shown, shared).await;
+                        }
+                        Ok(Err(error)) => note_failed(&shared.node, addr, &error),
+                        // Who connects and says nothing is nobody's concern.
+                        Err(_) => {}
                     }
                 }
             }
         });
+    }
+}
+
+/// A client whose certificate does not hold is a hub that may not link; what else fails is left to the client.
+fn note_failed(node: &Node, remote: SocketAddr, error: &io::Error) {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    if let Some(cause @ rustls::Error::InvalidCertificate(_)) = cause {
+        node.federated().links.certificate_refused(remote, cause);
     }
 }
 

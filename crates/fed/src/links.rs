@@ -15,6 +15,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -217,6 +218,14 @@ impl Links {
         if accepted.links.get(&relay).is_some_and(|newest| newest.id() == handle.id()) {
             accepted.links.remove(&relay);
         }
+    }
+
+    /// A relay that showed a certificate which does not hold: its TLS handshake failed, so that it never came
+    /// to a link.
+    pub fn certificate_refused(&self, remote: SocketAddr, error: &dyn fmt::Display) {
+        let reason = Refusal::Certificate.reason();
+        self.0.counters.count(Kind::Refused, reason);
+        tracing::warn!(%remote, reason, %error, "link refused");
     }
 
     fn note_refused(&self, arrival: &Arrival, error: &ShakeError) {

@@ -120,32 +120,32 @@ async fn what_is_refused_has_a_typed_reason_on_both_sides() {
     let with = |credential: Credential| Hub { credentials: vec![credential], ..good() };
     let expecting = |expected: Expected| Hub { expected, ..good() };
     let pin = |pin| Expected { relay: None, pin };
-    // Who, how, what the spoke calls it, what the hub calls it.
+    // Who, how, what both sides call it.
     let cases = [
-        ("alice", with(token("ot_wrong")), "unauthorized", "bad_token"),
-        ("alice", with(Credential::Known), "unauthorized", "unknown_relay"),
-        ("alice", with(psk("guess")), "unauthorized", "bad_proof"),
-        ("alice", with(secret("guess")), "unauthorized", "bad_proof"),
-        ("alice", with(Credential::Mtls), "unauthorized", "bad_certificate"),
-        ("mallory", good(), "forbidden", "denied"),
-        ("borrowed", good(), "conflict", "borrowed_id"),
-        ("hub-a", good(), "loop_detected", "itself"),
-        ("alice", expecting(pin(Pin::Key(other))), "wrong_key", "conflict"),
-        ("alice", expecting(pin(Pin::None)), "not_pinned", "unauthorized"),
+        ("alice", with(token("ot_wrong")), "bad_token"),
+        ("alice", with(Credential::Known), "unknown_relay"),
+        ("alice", with(psk("guess")), "bad_proof"),
+        ("alice", with(secret("guess")), "bad_proof"),
+        ("alice", with(Credential::Mtls), "bad_certificate"),
+        ("mallory", good(), "denied"),
+        ("borrowed", good(), "borrowed_id"),
+        ("hub-a", good(), "itself"),
+        ("alice", expecting(pin(Pin::Key(other))), "wrong_key"),
+        ("alice", expecting(pin(Pin::None)), "not_pinned"),
     ];
-    for (relay, at, here, there) in cases {
+    for (relay, at, reason) in cases {
         let (failed, refused) = {
             let spoke = Node::spoke(relay, Encoding::Cbor);
-            let before = hub.links.counters().get(Kind::Refused, there);
+            let before = hub.links.counters().get(Kind::Refused, reason);
             let target = spoke.links.connect(Target::one(at, false));
             let status = status(&target, |status| status.last_reason.is_some()).await;
-            assert_eq!(status.last_reason, Some(here), "{relay}: {:?}", status.last_error);
+            assert_eq!(status.last_reason, Some(reason), "{relay}: {:?}", status.last_error);
             spoke.links.shutdown(Duration::ZERO).await;
-            (spoke.links.counters().get(Kind::Failed, here), before)
+            (spoke.links.counters().get(Kind::Failed, reason), before)
         };
         assert!(failed >= 1);
         // The hub counts when it has read the other's last word.
-        while hub.links.counters().get(Kind::Refused, there) == refused {
+        while hub.links.counters().get(Kind::Refused, reason) == refused {
             tokio::task::yield_now().await;
         }
     }

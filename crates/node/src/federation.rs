@@ -39,7 +39,10 @@ use relay_proto::{
     },
 };
 use relay_store::Clock;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{
+    client::WebPkiServerVerifier,
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
@@ -443,8 +446,8 @@ fn read_directories(config: &Config, now_ms: u64) -> Result<Directory, StartErro
     Ok(directory)
 }
 
-/// How hubs are checked: by the configured authority, else by the system's roots; with our own
-/// certificate where there is one.
+/// How hubs are checked: by the system's roots and the configured authority, with its list of certificates
+/// that it took back; with our own certificate where there is one.
 fn tls_client(config: &Config) -> Result<rustls::ClientConfig, StartError> {
     let federation = &config.federation;
     let bad =
@@ -456,7 +459,20 @@ fn tls_client(config: &Config) -> Result<rustls::ClientConfig, StartError> {
             roots.add(cert.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
         }
     }
-    let builder = rustls::ClientConfig::builder().with_root_certificates(roots);
+    let builder = match &federation.crl_file {
+        None => rustls::ClientConfig::builder().with_root_certificates(roots),
+        Some(list) => {
+            let list = CertificateRevocationListDer::from_pem_file(&list.0)
+                .map_err(|error| bad(&error))?;
+            // The list speaks of that authority's certificates, not of those of the system's roots.
+            let verifier = WebPkiServerVerifier::builder(Arc::new(roots))
+                .with_crls([list])
+                .allow_unknown_revocation_status()
+                .build()
+                .map_err(|error| bad(&error))?;
+            rustls::ClientConfig::builder().with_webpki_verifier(verifier)
+        }
+    };
     let (Some(cert), Some(key)) = (&federation.cert_file, &federation.key_file) else {
         return Ok(builder.with_no_client_auth());
     };

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -74,6 +74,8 @@ pub struct Node {
     /// Where requests that other relays forward come in.
     pub(crate) door: DoorFrame,
     pub connections: Connections,
+    /// Where others reach this relay, once its doors are open, as far as it knows itself.
+    pub address: OnceLock<String>,
     pub metrics: Arc<Metrics>,
     /// Unix nanoseconds.
     pub started_at_ns: u64,

@@ -202,6 +202,7 @@ impl Node {
             mirrors: Mirrors::of(&follow),
             audit,
             connections: Connections::default(),
+            address: OnceLock::new(),
             metrics,
         });
         let (sessions, stop) = (node.sessions.clone(), node.stop.clone());

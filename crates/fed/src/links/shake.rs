@@ -10,7 +10,8 @@ use relay_proto::{
         codec::{self, Frame},
         handshake::{
             Acceptor, Credential, Expected, FEATURE_PROBE, HANDSHAKE_TIMEOUT, HandshakeError,
-            Identity, Initiator, MAX_HANDSHAKE_MESSAGE, Offer, Proven, close_code, error_message,
+            Identity, Initiator, MAX_HANDSHAKE_MESSAGE, Offer, Proven, REASON, close_code,
+            error_message,
         },
     },
 };
@@ -39,7 +40,7 @@ pub enum ShakeError {
 
 impl ShakeError {
     /// One word for logs and the metric's label.
-    pub const fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Handshake(error) => error.reason(),
             Self::Refused { refusal, .. } => refusal.reason(),
@@ -50,15 +51,17 @@ impl ShakeError {
         }
     }
 
-    /// What the other side is told; nothing where it is gone or was the one to refuse.
+    /// What the other side is told, with the word that we log; nothing where it is gone or was the one to
+    /// refuse.
     fn problem(&self) -> Option<Problem> {
-        match self {
+        let problem = match self {
             Self::Handshake(HandshakeError::Refused(_)) | Self::Io(_) | Self::Closed(..) => None,
             Self::Handshake(error) => Some(error.problem()),
             Self::Refused { refusal, .. } => Some(refusal.problem()),
             Self::Timeout => Some(Problem::new(relay_proto::Code::Timeout, self.to_string())),
             Self::Malformed(_) => Some(Problem::invalid(self.to_string())),
-        }
+        };
+        problem.map(|problem| problem.with(REASON, self.reason()))
     }
 }
 

@@ -166,7 +166,7 @@ enum Failure {
 }
 
 impl Failure {
-    const fn reason(&self) -> &'static str {
+    fn reason(&self) -> &'static str {
         match self {
             Self::Dial(error) => error.reason(),
             Self::Shake(error) => error.reason(),
@@ -308,6 +308,12 @@ impl Keeper {
 
     fn run_link(&mut self, hub: usize, socket: Dialled, encoding: Encoding, shaken: Shaken) {
         let (relay, key) = (shaken.peer.relay.clone(), shaken.peer.key);
+        // There is one first use: from now on this hub has this key.
+        if let Some(at) = Arc::make_mut(&mut self.target).hubs.get_mut(hub)
+            && at.expected.pin == Pin::FirstUse
+        {
+            at.expected.pin = Pin::Key(key);
+        }
         let opening = self.links.opening(shaken, encoding, true, self.target.quick);
         let (moving, moved) = oneshot::channel();
         let events = Arc::clone(&self.links.0.events);

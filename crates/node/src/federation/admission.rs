@@ -108,29 +108,30 @@ impl OperatorsAdmission {
 
     async fn prove_spoke(&self, claim: &Claim) -> Result<(), Refusal> {
         match claim.method {
-            AuthMethod::Token => match claim.token() {
-                Some(text) => {
-                    let token = OperatorToken::parse(text).ok_or(Refusal::Token)?;
-                    let used = self.sessions.use_token(&token, &[TokenPurpose::Spoke]).await;
-                    let token = used.map_err(|_| Refusal::Token)?;
-                    // A token for some names only is used up all the same by another one.
-                    let name = claim.peer.relay.as_str();
-                    let fits = |pattern: &str| Pattern::from(pattern).matches(name);
-                    let meant = token.pattern.as_deref().is_none_or(fits);
-                    if meant { Ok(()) } else { Err(Refusal::Token) }
-                }
-                None => {
-                    let known = self.pins.of_relay(&claim.peer.relay) == Some(claim.peer.key);
-                    let enough = known && !self.hub.token_each_time;
-                    if enough { Ok(()) } else { Err(Refusal::Unknown) }
-                }
-            },
+            // A key that is known needs no token again: one that is shown all the same is not used up, and
+            // may be used up already.
+            AuthMethod::Token if self.is_known(claim) && !self.hub.token_each_time => Ok(()),
+            AuthMethod::Token => {
+                let text = claim.token().ok_or(Refusal::Unknown)?;
+                let token = OperatorToken::parse(text).ok_or(Refusal::Token)?;
+                let used = self.sessions.use_token(&token, &[TokenPurpose::Spoke]).await;
+                let token = used.map_err(|_| Refusal::Token)?;
+                // A token for some names only is used up all the same by another one.
+                let name = claim.peer.relay.as_str();
+                let fits = |pattern: &str| Pattern::from(pattern).matches(name);
+                let meant = token.pattern.as_deref().is_none_or(fits);
+                if meant { Ok(()) } else { Err(Refusal::Token) }
+            }
             AuthMethod::Psk => {
                 let proven = self.psk.as_ref().is_some_and(|psk| claim.proves(psk));
                 if proven { Ok(()) } else { Err(Refusal::Proof) }
             }
             AuthMethod::Secret | AuthMethod::Mtls => Err(Refusal::Proof),
         }
+    }
+
+    fn is_known(&self, claim: &Claim) -> bool {
+        self.pins.of_relay(&claim.peer.relay) == Some(claim.peer.key)
     }
 
     fn check_peer(&self, relay: &RelayId, key: &NodeId) -> Result<(), Refusal> {

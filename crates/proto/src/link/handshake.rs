@@ -27,7 +27,7 @@ mod initiator;
 mod wire;
 
 pub use acceptor::{Acceptor, Answered, Claim};
-pub use error::{HandshakeError, close_code, error_message, read_error};
+pub use error::{HandshakeError, REASON, close_code, error_message, read_error};
 pub use initiator::{Credential, Expected, Initiator, Pin, Welcome};
 
 /// The newest version of the protocol that this program speaks, and the oldest.

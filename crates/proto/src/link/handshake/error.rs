@@ -49,7 +49,7 @@ impl HandshakeError {
     }
 
     /// One word for logs and the metric's label.
-    pub const fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Unexpected { .. } => "unexpected_message",
             Self::Malformed(_) => "malformed",
@@ -61,9 +61,43 @@ impl HandshakeError {
             Self::Itself => "itself",
             Self::NoMethod => "no_method",
             Self::SecretUnproven(_) => "secret_unproven",
-            Self::Refused(problem) => problem.code.as_str(),
+            Self::Refused(problem) => told_reason(problem).unwrap_or(problem.code.as_str()),
         }
     }
+}
+
+/// The member of a refusal that holds its one word.
+pub const REASON: &str = "reason";
+
+/// The words of refusals in a handshake. What the other side says becomes a label only when it is one of
+/// them, so that there are never more labels than these.
+const REASONS: [&str; 21] = [
+    "unexpected_message",
+    "malformed",
+    "unsupported_version",
+    "bad_signature",
+    "wrong_key",
+    "wrong_relay",
+    "not_pinned",
+    "itself",
+    "no_method",
+    "secret_unproven",
+    "timeout",
+    "bad_token",
+    "unknown_relay",
+    "bad_proof",
+    "bad_certificate",
+    "borrowed_id",
+    "denied",
+    "full",
+    "internal",
+    "stopping",
+    "accept_rate",
+];
+
+fn told_reason(problem: &Problem) -> Option<&'static str> {
+    let told = problem.extra.get(REASON)?.as_str()?;
+    REASONS.into_iter().find(|reason| *reason == told)
 }
 
 /// The WebSocket close code that goes with an error (`federation.md`, Links): the last two digits
