@@ -101,7 +101,8 @@ fn read_args(words: &[String]) -> Result<Option<Value>, Failure> {
         }
         [only] if only.starts_with('@') => {
             let path = Path::new(only.trim_start_matches('@'));
-            let text = std::fs::read_to_string(path).map_err(|error| files::at(path, &error))?;
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Failure::usage(files::at(path, &error).what))?;
             parse(&text, only)?
         }
         [only] if only.starts_with(['{', '[']) => parse(only, "the arguments")?,

@@ -24,8 +24,8 @@ Examples:
   relay social feed --topic /birds";
 pub const THREAD_EXAMPLES: &str = "\
 Examples:
-  relay social thread ed25519:3f2a…/a0a1…/17
-  relay social thread ed25519:3f2a…/a0a1…/17 --json";
+  relay social thread ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541/00112233445566778899aabbccddeeff/17
+  relay social thread ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541/00112233445566778899aabbccddeeff/17 --json";
 pub const SEARCH_EXAMPLES: &str = "\
 Examples:
   relay social search grey heron

@@ -29,8 +29,8 @@ Examples:
   relay social post \"look\" --image heron.jpg";
 pub const REPLY_EXAMPLES: &str = "\
 Examples:
-  relay social reply ed25519:3f2a…/a0a1…/17 \"well said\"
-  relay social reply ed25519:3f2a…/a0a1…/17 - < answer.txt";
+  relay social reply ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541/00112233445566778899aabbccddeeff/17 \"well said\"
+  relay social reply ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541/00112233445566778899aabbccddeeff/17 - < answer.txt";
 pub const PROFILE_EXAMPLES: &str = "\
 Examples:
   relay social profile ed25519:3f2a…
@@ -42,7 +42,7 @@ Examples:
 pub const CLAIM_EXAMPLES: &str = "\
 Examples:
   relay social claim --type 10 alice
-  relay social vouch ed25519:3f2a…/a0a1…/17";
+  relay social vouch ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541/00112233445566778899aabbccddeeff/17";
 
 #[derive(Debug, Args)]
 pub struct Post {
