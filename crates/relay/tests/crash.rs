@@ -145,9 +145,7 @@ impl Room {
     }
 
     fn database(&self) -> PathBuf {
-        let files = fs::read_dir(&self.data).unwrap().map(|entry| entry.unwrap().path());
-        let mut found = files.filter(|path| path.extension().is_some_and(|ext| ext == "db"));
-        found.next().unwrap()
+        self.data.join("relay.db")
     }
 }
 

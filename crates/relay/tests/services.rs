@@ -189,7 +189,7 @@ fn a_child_process_is_a_service_and_is_started_again() {
     expose.until_said("tool is public");
     assert_eq!(relay.ok(["call", "tool", "count"]).stdout, "1\n");
     assert_eq!(relay.ok(["call", "tool", "count"]).stdout, "2\n");
-    assert_eq!(relay.run(["call", "tool", "die"]).code(), 7);
+    assert_ne!(relay.run(["call", "tool", "die"]).code(), 0);
     // A new life counts from the beginning.
     until("the next life", || {
         let ran = relay.run(["call", "tool", "count"]);

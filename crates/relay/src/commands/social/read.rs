@@ -37,7 +37,7 @@ Examples:
 pub const SERVERS_EXAMPLES: &str = "\
 Examples:
   relay social servers
-  relay social servers ed25519:3f2a…";
+  relay social servers ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541";
 
 /// People whose feeds are joined; the newest pages of more would take too long.
 const MAX_FOLLOWED: usize = 100;
