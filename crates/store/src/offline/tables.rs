@@ -481,7 +481,6 @@ pub(super) const TABLES: &[Table] = &[
         &[("system", Bytes), ("process", Bytes), ("clock", Number), ("how", Number)],
     ),
     table("social_moderation", "seq", None, &[("seq", Number), ("state", Number), ("tags", Text)]),
-    table("tenant_usage", "tenant", None, &[("tenant", Text), ("day", Number), ("events", Number)]),
 ];
 
 /// Rows of `meta` that belong to the database and not to what it holds.
