@@ -25,16 +25,16 @@ use crate::{
 
 pub const POST_EXAMPLES: &str = "\
 Examples:
-  relay social post \"hello\" --topic /birds
-  relay social post \"look\" --image heron.jpg";
+  relay social post 'hello' --topic /birds
+  relay social post 'look' --image heron.jpg";
 pub const REPLY_EXAMPLES: &str = "\
 Examples:
-  relay social reply ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541/00112233445566778899aabbccddeeff/17 \"well said\"
+  relay social reply ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541/00112233445566778899aabbccddeeff/17 'well said'
   relay social reply ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541/00112233445566778899aabbccddeeff/17 - < answer.txt";
 pub const PROFILE_EXAMPLES: &str = "\
 Examples:
   relay social profile ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541
-  relay social profile --name alice --description \"a keeper of kestrels\" --avatar me.png";
+  relay social profile --name alice --description 'a keeper of kestrels' --avatar me.png";
 pub const FOLLOW_EXAMPLES: &str = "\
 Examples:
   relay social follow ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541
