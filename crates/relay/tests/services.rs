@@ -189,7 +189,9 @@ fn a_child_process_is_a_service_and_is_started_again() {
     expose.until_said("tool is public");
     assert_eq!(relay.ok(["call", "tool", "count"]).stdout, "1\n");
     assert_eq!(relay.ok(["call", "tool", "count"]).stdout, "2\n");
-    assert_ne!(relay.run(["call", "tool", "die"]).code(), 0);
+    // 7 where the end of the program is seen first, 1 where its crash is.
+    let code = relay.run(["call", "tool", "die"]).code();
+    assert!(matches!(code, 1 | 7), "{code}");
     // A new life counts from the beginning.
     until("the next life", || {
         let ran = relay.run(["call", "tool", "count"]);
