@@ -39,7 +39,7 @@ arrows=$(jq -r '
     "relay-node": ["relay-core", "relay-fed", "relay-actors", "relay-store", "relay-proto"],
     "relay-edge": ["relay-node", "relay-core", "relay-fed", "relay-actors", "relay-store", "relay-proto"],
     "relay-client": ["relay-proto"],
-    "relay-chat": ["relay-proto"]
+    "relay-chat": ["relay-client", "relay-proto"]
   } as $may
   | .workspace_members as $ours
   | .packages[] | select(.id as $id | $ours | index($id)) | select($may[.name])

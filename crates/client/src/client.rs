@@ -6,8 +6,9 @@ use std::{
 };
 
 use relay_proto::{Code, NodeId, Problem, RelayId};
+pub use reqwest::Method;
 use reqwest::{
-    Method, Response, Url,
+    Response, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::de::DeserializeOwned;
@@ -144,6 +145,8 @@ pub struct Request {
     pub path: String,
     /// Query parameters, not yet encoded.
     pub query: Vec<(String, String)>,
+    /// More headers: name in lower case, and value.
+    pub headers: Vec<(&'static str, String)>,
     /// What to send.
     pub body: Option<Body>,
     /// Added to the client's deadline: how long the relay may take on purpose.
@@ -171,6 +174,7 @@ impl Request {
             method,
             path: path.into(),
             query: Vec::new(),
+            headers: Vec::new(),
             body: None,
             patience: Duration::ZERO,
             repeatable,
@@ -336,6 +340,9 @@ impl Client {
             }
         }
         http = http.header(ACCEPT, "application/json");
+        for (name, value) in &request.headers {
+            http = http.header(*name, value);
+        }
         if let Some(body) = &request.body {
             http = http.header(CONTENT_TYPE, body.media_type).body(body.bytes.clone());
         }

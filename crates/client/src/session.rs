@@ -26,6 +26,19 @@ pub struct Session {
     pub resume_token: String,
     /// Unix milliseconds.
     pub expires_at: u64,
+    /// KeyPackages that this device has left in the relay's pool.
+    #[serde(default)]
+    pub key_packages_left: u64,
+    /// What the relay calls itself.
+    #[serde(default, rename = "relay", deserialize_with = "relay_name")]
+    pub relay_id: Option<String>,
+}
+
+/// `{"relay_id":…}`, or a name as it was saved.
+fn relay_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let value = Option::<Value>::deserialize(deserializer)?.unwrap_or_default();
+    let name = value.as_str().or_else(|| value["relay_id"].as_str());
+    Ok(name.map(str::to_owned))
 }
 
 impl std::fmt::Debug for Session {

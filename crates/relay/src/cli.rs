@@ -174,6 +174,15 @@ pub enum Command {
     Whoami(commands::session::Whoami),
     /// List and end your sessions
     Session(commands::session::SessionGroup),
+    /// Encrypted conversations
+    #[cfg(feature = "chat")]
+    Chat(commands::chat::ChatGroup),
+    /// Devices of your chats
+    #[cfg(feature = "chat")]
+    Device(commands::device::DeviceGroup),
+    /// Who is there, and who sees you
+    #[cfg(feature = "chat")]
+    Presence(commands::presence::PresenceGroup),
     /// Posts, people, topics (Polycentric)
     Social(commands::social::SocialGroup),
     /// Saved relays
@@ -291,6 +300,12 @@ fn dispatch(app: &App, command: Command) -> Outcome {
             Command::Logout(command) => command.run(app).await,
             Command::Whoami(command) => command.run(app).await,
             Command::Session(command) => command.run(app).await,
+            #[cfg(feature = "chat")]
+            Command::Chat(command) => Box::pin(command.run(app)).await,
+            #[cfg(feature = "chat")]
+            Command::Device(command) => Box::pin(command.run(app)).await,
+            #[cfg(feature = "chat")]
+            Command::Presence(command) => Box::pin(command.run(app)).await,
             Command::Social(command) => command.run(app).await,
             Command::Context(command) => command.run(app),
             Command::Acl(command) => command.run(app).await,

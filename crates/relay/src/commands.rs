@@ -7,9 +7,13 @@ pub mod api;
 mod attached;
 pub mod ca;
 pub mod call;
+#[cfg(feature = "chat")]
+pub mod chat;
 pub mod config;
 pub mod context;
 pub mod debug;
+#[cfg(feature = "chat")]
+pub mod device;
 pub mod directory;
 pub mod doctor;
 pub mod event;
@@ -21,6 +25,8 @@ pub mod keys;
 pub mod lock;
 mod node_flags;
 pub mod operate;
+#[cfg(feature = "chat")]
+pub mod presence;
 pub mod run;
 pub mod serve;
 pub mod services;

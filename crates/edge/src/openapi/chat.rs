@@ -1,4 +1,4 @@
-//! The paths of the chat gateway (`gateway.md`); what they take and answer is described in `docs/chat.md`.
+//! The paths of the chat gateway (`gateway.md`); what they take and answer is described in `docs/chat-gateway.md`.
 
 use super::paths::{Operation, Query, get, post};
 

@@ -222,7 +222,7 @@ fn builder(app: &App, target: &Target) -> Result<relay_client::ClientBuilder, Fa
 }
 
 /// The host, or `local`.
-fn name_of(url: &str) -> String {
+pub fn name_of(url: &str) -> String {
     let host = url.split("://").nth(1).unwrap_or("local");
     let host = host.split(['/', '?']).next().unwrap_or(host);
     host.replace([':', '[', ']'], "-").trim_matches('-').to_owned()

@@ -1,0 +1,148 @@
+//! People who chat through a real relay.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod support;
+
+use relay_chat::{
+    Chat, MessageRange,
+    views::{ConversationState, Delivery, MessageBody},
+};
+use support::{House, options};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_people_talk() {
+    let house = House::open().await;
+    let (alice, bob) = (house.person(1).await, house.person(2).await);
+    let dm = alice.chat.direct(bob.id()).await.unwrap();
+    // Written before bob is in: it waits for him, and is not lost.
+    alice.send(&dm, "hello bob").await;
+    let at_bob = bob.accept().await;
+    assert_eq!(dm, at_bob);
+    bob.reads(&dm, "hello bob").await;
+    bob.send(&dm, "hello alice").await;
+    let seen = alice.reads(&dm, "hello alice").await;
+    assert_eq!((seen.from, seen.own), (Some(bob.id()), false));
+    let own = alice.reads(&dm, "hello bob").await;
+    assert_eq!((own.own, own.delivery), (true, Delivery::Stored));
+    assert_eq!(alice.check(&dm), bob.check(&dm));
+    assert_eq!(alice.texts(&dm), bob.texts(&dm));
+    // Asked again, the same conversation is the answer.
+    assert_eq!(bob.chat.direct(alice.id()).await.unwrap(), dm);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_changes_its_members() {
+    let house = House::open().await;
+    let (alice, bob, carol) =
+        (house.person(1).await, house.person(2).await, house.person(3).await);
+    let room = alice.chat.create_room(Some("ops".into()), vec![bob.id()]).await.unwrap();
+    bob.accept().await;
+    bob.until_members(&room, 2).await;
+    bob.until("name", |chat| chat.conversation(&room).unwrap().name == "#ops").await;
+    // Only who governs may invite.
+    assert!(bob.chat.invite(&room, vec![carol.id()]).await.is_err());
+    alice.chat.invite(&room, vec![carol.id()]).await.unwrap();
+    carol.accept().await;
+    carol.send(&room, "hi all").await;
+    for person in [&alice, &bob] {
+        person.reads(&room, "hi all").await;
+    }
+    alice.chat.remove(&room, vec![carol.id()]).await.unwrap();
+    bob.until_members(&room, 2).await;
+    carol
+        .until("removal", |chat| {
+            chat.conversation(&room).unwrap().state == ConversationState::Removed
+        })
+        .await;
+    assert!(carol.chat.send_text(&room, "still here?", None).await.is_err());
+    alice.send(&room, "she is gone").await;
+    bob.reads(&room, "she is gone").await;
+    assert_eq!(alice.check(&room), bob.check(&room));
+    // Who leaves is taken out by the others.
+    bob.chat.leave(&room).await.unwrap();
+    bob.until("end", |chat| chat.conversation(&room).unwrap().state == ConversationState::Left)
+        .await;
+    alice.until_members(&room, 1).await;
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_edits_reactions_and_marks() {
+    let house = House::open().await;
+    let (alice, bob) = (house.person(1).await, house.person(2).await);
+    let dm = alice.chat.direct(bob.id()).await.unwrap();
+    bob.accept().await;
+    alice.send(&dm, "teh deploy").await;
+    let first = bob.reads(&dm, "teh deploy").await;
+    let id = first.id.clone().unwrap();
+    bob.until("unread", |chat| chat.conversation(&dm).unwrap().unread == 1).await;
+    assert!(bob.chat.edit(&dm, &id, "mine now").await.is_err(), "not the author");
+    alice.reads(&dm, "teh deploy").await;
+    alice.chat.edit(&dm, &id, "the deploy").await.unwrap();
+    let edited = bob.reads(&dm, "the deploy").await;
+    assert!(edited.edited && edited.seq == first.seq);
+    bob.chat.react(&dm, &id, "👍", false).await.unwrap();
+    bob.chat.send_text(&dm, "done", Some(id.clone())).await.unwrap();
+    let reply = alice.reads(&dm, "done").await;
+    assert_eq!(reply.reply_to.as_ref().unwrap().excerpt, "the deploy");
+    assert!(reply.mention, "an answer to an own message names its author");
+    let reacted = alice.chat.message(&dm, first.seq.unwrap()).unwrap();
+    assert_eq!((reacted.reactions[0].emoji.as_str(), reacted.reactions[0].own), ("👍", false));
+    alice.chat.mark_read(&dm, None).await.unwrap();
+    assert_eq!(alice.chat.conversation(&dm).unwrap().unread, 0);
+    bob.until("read mark", |chat| {
+        !chat.message(&dm, reply.seq.unwrap()).unwrap().read_by.is_empty()
+    })
+    .await;
+    alice.chat.delete(&dm, &id).await.unwrap();
+    bob.until("deletion", |chat| {
+        chat.message(&dm, first.seq.unwrap()).unwrap().body == MessageBody::Deleted
+    })
+    .await;
+    let found = bob.chat.search("DONE", None, None, 10).unwrap();
+    assert_eq!(found.items.len(), 1);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_offline_arrives_once_and_in_order() {
+    let house = House::open().await;
+    let (alice, bob) = (house.person(1).await, house.person(2).await);
+    let dm = alice.chat.direct(bob.id()).await.unwrap();
+    bob.accept().await;
+    alice.send(&dm, "0").await;
+    bob.reads(&dm, "0").await;
+    let stopped = house.stop().await;
+    for n in 1..=5 {
+        alice.send(&dm, &n.to_string()).await;
+    }
+    // The outbox is there again after a restart of its device, before any connection.
+    let alice = alice.restart().await;
+    let page = alice.chat.messages(&dm, MessageRange::Newest, 50).unwrap();
+    assert_eq!(page.items.iter().filter(|message| message.local.is_some()).count(), 5);
+    let house = stopped.start().await;
+    for person in [&alice, &bob] {
+        person.chat.connect().await;
+    }
+    bob.reads(&dm, "5").await;
+    assert_eq!(bob.texts(&dm), ["0", "1", "2", "3", "4", "5"]);
+    alice.reads(&dm, "5").await;
+    assert_eq!(alice.texts(&dm), bob.texts(&dm));
+    assert_eq!(bob.unreadable(&dm), []);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_profile_is_open_once_and_for_its_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = "http://127.0.0.1:9";
+    let first = Chat::open(options(url, 1, dir.path())).await.unwrap();
+    let again = Chat::open(options(url, 1, dir.path())).await.unwrap_err();
+    assert!(again.to_string().contains(&format!("open in process {}", std::process::id())), "{again}");
+    first.close().await;
+    let other = Chat::open(options(url, 2, dir.path())).await.unwrap_err();
+    assert!(other.to_string().contains("belongs to"), "{other}");
+    Chat::open(options(url, 1, dir.path())).await.unwrap().close().await;
+}

@@ -1,0 +1,281 @@
+//! Two people with the program and nothing else: from no key to an encrypted talk, with real processes.
+#![cfg(feature = "chat")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use support::{Ran, Relay, base, finish, until};
+
+/// Somebody on a machine of their own.
+struct Person<'a> {
+    home: tempfile::TempDir,
+    relay: &'a Relay,
+}
+
+impl<'a> Person<'a> {
+    fn new(relay: &'a Relay) -> Self {
+        let person = Self { home: tempfile::tempdir().unwrap(), relay };
+        person.ok(&["keys", "gen"]);
+        person.ok(&["login", &relay.url]);
+        person
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = base(self.home.path());
+        command.args(args).args(["--timeout", "30s"]).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        finish(self.command(args))
+    }
+
+    fn ok(&self, args: &[&str]) -> Ran {
+        let ran = self.run(args);
+        assert_eq!(ran.status.code(), Some(0), "{args:?}\n{}\n{}", ran.stdout, ran.stderr);
+        ran
+    }
+
+    fn key(&self) -> String {
+        self.ok(&["whoami", "--json"]).json()["principal"].as_str().unwrap().to_owned()
+    }
+
+    fn items(&self, args: &[&str]) -> Vec<Value> {
+        let ran = self.ok(&[args, &["--json"]].concat());
+        ran.json()["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// The words of a conversation.
+    fn texts(&self, conversation: &str) -> Vec<String> {
+        let items = self.items(&["chat", "history", conversation]);
+        items.iter().filter_map(|item| item["text"].as_str().map(str::to_owned)).collect()
+    }
+}
+
+#[test]
+fn from_invitation_to_first_message() {
+    let relay = Relay::start();
+    let begun = Instant::now();
+    let (alice, bob) = (Person::new(&relay), Person::new(&relay));
+    let (alices_key, bobs_key) = (alice.key(), bob.key());
+    // Bob has not opened a chat yet: the message waits, and says for whom.
+    let sent = alice.ok(&["chat", "dm", &bobs_key, "hello bob", "--name", "bob", "--json"]);
+    assert_eq!(sent.json()["waiting"].as_u64(), Some(2), "{}", sent.stdout);
+    assert!(sent.stderr.contains("has no device at this relay yet"), "{}", sent.stderr);
+    assert!(bob.items(&["chat", "ls"]).is_empty());
+    // Now he has; the next command of Alice's sends it.
+    until("the message left", || {
+        let left = alice.items(&["chat", "ls"]);
+        left[0]["waiting"] == 0
+    });
+    let invited = bob.items(&["chat", "ls"]);
+    assert_eq!(invited[0]["state"], "invited", "{invited:?}");
+    assert_eq!(invited[0]["by"].as_str(), Some(&*alices_key));
+    let conv = invited[0]["conv_id"].as_str().unwrap().to_owned();
+    bob.ok(&["chat", "name", &alices_key, "alice"]);
+    bob.ok(&["chat", "accept", &conv]);
+    assert_eq!(bob.texts("alice"), ["hello bob"]);
+    let first_message = begun.elapsed();
+    bob.ok(&["chat", "send", "alice", "hello alice"]);
+    assert_eq!(alice.texts("bob"), ["hello bob", "hello alice"]);
+    assert!(first_message < Duration::from_secs(120), "{first_message:?}");
+
+    // Both see the same safety number, and may say so.
+    let number = |person: &Person, name: &str| {
+        person.ok(&["chat", "verify", name, "--json"]).json()["digits"].clone()
+    };
+    assert_eq!(number(&alice, "bob"), number(&bob, "alice"));
+    assert_eq!(alice.ok(&["chat", "verify", "bob", "--ok", "--json"]).json()["verified"], true);
+
+    // A file goes and comes back byte for byte, under the name that it had.
+    let content: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(alice.home.path().join("plan.bin"), &content).unwrap();
+    let sent = alice.ok(&["chat", "file", "bob", "plan.bin", "--json"]);
+    let seq = sent.json()["latest_seq"].to_string();
+    bob.ok(&["chat", "save", "alice", &seq]);
+    assert_eq!(std::fs::read(bob.home.path().join("plan.bin")).unwrap(), content);
+    assert_eq!(bob.run(&["chat", "save", "alice", &seq]).code(), 1, "never over a file");
+
+    // What the relay keeps tells nothing of it.
+    assert_secret(relay.dir.path(), &["hello bob", "hello alice", "plan.bin"]);
+    assert_secret(&bob.home.path().join("state"), &["hello bob", "alice", &conv]);
+
+    // Errors say what to do.
+    let nobody = alice.run(&["chat", "send", "carol", "?"]);
+    assert_eq!(nobody.code(), 3);
+    assert!(nobody.stderr.contains("relay chat ls"), "{}", nobody.stderr);
+    let found = bob.ok(&["chat", "search", "HELLO", "--json"]).json();
+    assert_eq!(found["items"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_bot_answers_and_a_line_view_talks() {
+    let relay = Relay::start();
+    let (alice, bot) = (Person::new(&relay), Person::new(&relay));
+    let mut bot_process = Interactive::start(bot.command(&["chat", "tail", "--json", "--commands"]));
+    bot_process.read_until(|event| event["connection"]["state"] == "online");
+    alice.ok(&["chat", "dm", &bot.key(), "ping", "--name", "bot"]);
+    let invited = bot_process.read_until(|event| event["event"] == "invited");
+    let conv = invited["conv_id"].as_str().unwrap().to_owned();
+    bot_process.write(&format!(r#"{{"conv_id":"{conv}","accept":true}}"#));
+    let heard = bot_process.read_until(|event| event["message"]["text"] == "ping");
+    let seq = &heard["message"]["seq"];
+    bot_process.write(&format!(
+        r#"{{"conv_id":"{conv}","text":"pong","reply_to":{seq},"read":{seq}}}"#
+    ));
+    // A second program on the same profile says who has it, and changes nothing.
+    let second = bot.run(&["chat", "ls"]);
+    assert_eq!(second.code(), 5, "{}", second.stderr);
+    assert!(second.stderr.contains("open in process"), "{}", second.stderr);
+
+    let mut talk = Interactive::start(alice.command(&["chat", "open", "bot"]));
+    talk.line_with("me: ping");
+    talk.line_with("pong");
+    talk.write("/nonsense");
+    talk.write("are you there?");
+    bot_process.read_until(|event| event["message"]["text"] == "are you there?");
+    talk.write("/quit");
+    talk.ends();
+    drop(bot_process);
+    assert_eq!(alice.texts("bot"), ["ping", "pong", "are you there?"]);
+}
+
+#[test]
+fn a_second_device_and_a_lost_one() {
+    let relay = Relay::start();
+    let (alice, bob) = (Person::new(&relay), Person::new(&relay));
+    bob.ok(&["chat", "ls"]);
+    alice.ok(&["chat", "dm", &bob.key(), "first", "--name", "bob"]);
+    let conv = bob.items(&["chat", "ls"])[0]["conv_id"].as_str().unwrap().to_owned();
+    bob.ok(&["chat", "accept", &conv]);
+    // The same key on another machine.
+    let begun = Instant::now();
+    let phone = Person { home: tempfile::tempdir().unwrap(), relay: &relay };
+    copy_key(alice.home.path(), phone.home.path());
+    phone.ok(&["login", &relay.url]);
+    phone.ok(&["chat", "ls"]);
+    alice.ok(&["device", "link"]);
+    let devices = alice.items(&["device", "ls"]);
+    assert_eq!(devices.len(), 2, "{devices:?}");
+    phone.ok(&["chat", "send", &conv, "from my phone"]);
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    assert_eq!(bob.texts(&conv), ["first", "from my phone"]);
+    // Everything is lost but the key.
+    let new = Person { home: tempfile::tempdir().unwrap(), relay: &relay };
+    copy_key(alice.home.path(), new.home.path());
+    drop((alice, phone));
+    new.ok(&["login", &relay.url]);
+    let back = new.ok(&["device", "recover", "--others-lost", "--yes", "--json"]).json();
+    assert_eq!(back["conversations"], 1, "{back}");
+    new.ok(&["chat", "send", &conv, "I am back"]);
+    bob.ok(&["chat", "send", &conv, "good"]);
+    assert_eq!(new.texts(&conv), ["I am back", "good"]);
+    let members = bob.items(&["chat", "members", &conv]);
+    assert!(members.iter().all(|member| member["devices"] == 1), "{members:?}");
+}
+
+#[test]
+fn a_passphrase_protects_what_is_stored() {
+    let relay = Relay::start();
+    let alice = Person::new(&relay);
+    alice.ok(&["chat", "ls"]);
+    let file = |name: &str, text: &str| {
+        let path = alice.home.path().join(name);
+        relay_client::keys::write_secret(&path, text.as_bytes()).unwrap();
+        path.display().to_string()
+    };
+    let (right, wrong) = (file("right", "correct horse"), file("wrong", "battery staple"));
+    alice.ok(&["chat", "passphrase", "--new-passphrase-file", &right]);
+    let none = alice.run(&["chat", "ls"]);
+    assert_eq!(none.code(), 2, "{}", none.stderr);
+    assert!(none.stderr.contains("--passphrase-file"), "{}", none.stderr);
+    let bad = alice.run(&["chat", "ls", "--passphrase-file", &wrong]);
+    assert_eq!(bad.code(), 4, "{}", bad.stderr);
+    assert!(bad.stderr.contains("passphrase is wrong"), "{}", bad.stderr);
+    alice.ok(&["chat", "ls", "--passphrase-file", &right]);
+}
+
+/// A process whose lines are read and written.
+struct Interactive {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Interactive {
+    fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (send, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    fn next(&self) -> String {
+        self.lines.recv_timeout(support::PATIENCE).expect("another line")
+    }
+
+    fn read_until(&self, holds: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let event: Value = serde_json::from_str(&self.next()).unwrap();
+            if holds(&event) {
+                return event;
+            }
+        }
+    }
+
+    fn line_with(&self, text: &str) {
+        while !self.next().contains(text) {}
+    }
+
+    fn write(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    fn ends(&mut self) {
+        assert!(support::ended(&mut self.child).success());
+    }
+}
+
+impl Drop for Interactive {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn copy_key(from: &Path, to: &Path) {
+    let keys = to.join("config/relay/keys");
+    std::fs::create_dir_all(&keys).unwrap();
+    std::fs::copy(from.join("config/relay/keys/default"), keys.join("default")).unwrap();
+}
+
+/// None of these words stands in any file below this folder.
+fn assert_secret(dir: &Path, words: &[&str]) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            assert_secret(&path, words);
+        } else if path.is_file() {
+            let bytes = std::fs::read(&path).unwrap();
+            for word in words {
+                let found = bytes.windows(word.len()).any(|window| window == word.as_bytes());
+                assert!(!found, "{word} in {}", path.display());
+            }
+        }
+    }
+}
