@@ -39,7 +39,8 @@ arrows=$(jq -r '
     "relay-node": ["relay-core", "relay-fed", "relay-actors", "relay-store", "relay-proto"],
     "relay-edge": ["relay-node", "relay-core", "relay-fed", "relay-actors", "relay-store", "relay-proto"],
     "relay-client": ["relay-proto"],
-    "relay-chat": ["relay-client", "relay-proto"]
+    "relay-chat": ["relay-client", "relay-proto"],
+    "relay-tui": ["relay-chat", "relay-proto"]
   } as $may
   | .workspace_members as $ours
   | .packages[] | select(.id as $id | $ours | index($id)) | select($may[.name])

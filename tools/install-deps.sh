@@ -20,6 +20,8 @@ need node nodejs
 need npm npm
 need nginx nginx-light
 need pebble pebble
+# The terminal of the TUI's test.
+need tmux tmux
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || packages+=(postgresql)
 
 as_root=()

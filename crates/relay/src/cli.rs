@@ -177,6 +177,10 @@ pub enum Command {
     /// Encrypted conversations
     #[cfg(feature = "chat")]
     Chat(commands::chat::ChatGroup),
+    /// Your chats on the whole screen
+    #[cfg(feature = "tui")]
+    #[command(after_help = commands::tui::EXAMPLES)]
+    Tui(commands::tui::Tui),
     /// Devices of your chats
     #[cfg(feature = "chat")]
     Device(commands::device::DeviceGroup),
@@ -266,7 +270,7 @@ fn dispatch(app: &App, command: Command) -> Outcome {
     if let Command::Child(child) = command {
         return child.run();
     }
-    if !matches!(command, Command::Serve(_) | Command::Run(_)) {
+    if logs_to_stderr(&command) {
         commands::serve::log(&app.global);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -302,6 +306,8 @@ fn dispatch(app: &App, command: Command) -> Outcome {
             Command::Session(command) => command.run(app).await,
             #[cfg(feature = "chat")]
             Command::Chat(command) => Box::pin(command.run(app)).await,
+            #[cfg(feature = "tui")]
+            Command::Tui(command) => Box::pin(command.run(app)).await,
             #[cfg(feature = "chat")]
             Command::Device(command) => Box::pin(command.run(app)).await,
             #[cfg(feature = "chat")]
@@ -330,6 +336,15 @@ fn dispatch(app: &App, command: Command) -> Outcome {
     // A blocked read of stdin must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     outcome
+}
+
+/// Whether what is logged may go to stderr: servers have a log of their own, and a screen would be written over.
+fn logs_to_stderr(command: &Command) -> bool {
+    #[cfg(feature = "tui")]
+    if matches!(command, Command::Tui(_)) {
+        return false;
+    }
+    !matches!(command, Command::Serve(_) | Command::Run(_))
 }
 
 /// `relay` alone: help on a terminal, else a usage error.

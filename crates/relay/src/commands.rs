@@ -34,4 +34,6 @@ pub mod session;
 pub mod social;
 pub mod store;
 pub mod topology;
+#[cfg(feature = "tui")]
+pub mod tui;
 pub mod user;

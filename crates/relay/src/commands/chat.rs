@@ -114,6 +114,12 @@ enum Verb {
     Passphrase(room::Passphrase),
 }
 
+/// Talks in a conversation line by line.
+#[cfg(feature = "tui")]
+pub async fn line_mode(app: &App, conversation: String) -> Outcome {
+    open::Open::of(conversation).run(app).await
+}
+
 impl ChatGroup {
     pub async fn run(self, app: &App) -> Outcome {
         match self.verb.unwrap_or(Verb::Ls(read::Ls::default())) {

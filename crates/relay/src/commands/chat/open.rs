@@ -43,6 +43,12 @@ pub struct Open {
 }
 
 impl Open {
+    /// One conversation, as by default.
+    #[cfg(feature = "tui")]
+    pub fn of(conversation: String) -> Self {
+        Self { conversation, last: 20 }
+    }
+
     pub async fn run(self, app: &App) -> Outcome {
         let chat = opened(app).await?;
         let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
