@@ -18,7 +18,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // Only one provider is compiled in.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut args = std::env::args().skip(1);
-    let mut next = |what: &str| args.next().ok_or(format!("usage: bot URL KEY PROFILE ({what} is missing)"));
+    let mut next =
+        |what: &str| args.next().ok_or(format!("usage: bot URL KEY PROFILE ({what} is missing)"));
     let (relay_url, key, profile) = (next("URL")?, next("KEY")?, PathBuf::from(next("PROFILE")?));
     let user = keys::load(&PathBuf::from(key), || None)?;
     // A bot that nobody watches has nobody who types a passphrase: its state opens by its own key. Protect the disk.

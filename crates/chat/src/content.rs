@@ -149,8 +149,7 @@ impl Content {
     /// Reads what was decrypted. A type that is not known is no error; anything malformed is.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let bad = |why: &str| Hostile::Malformed(format!("content: {why}"));
-        let wire: Wire =
-            serde_json::from_slice(bytes).map_err(|error| bad(&error.to_string()))?;
+        let wire: Wire = serde_json::from_slice(bytes).map_err(|error| bad(&error.to_string()))?;
         if wire.v != 1 {
             return Ok(Self {
                 id: String::new(),
@@ -259,7 +258,8 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_kept_and_what_is_malformed_is_refused() {
-        let poll = br#"{"v":1,"type":"poll","id":"AAAAAAAAAAAAAAAAAAAAAA","ts":1,"body":{"q":"?"}}"#;
+        let poll =
+            br#"{"v":1,"type":"poll","id":"AAAAAAAAAAAAAAAAAAAAAA","ts":1,"body":{"q":"?"}}"#;
         let content = Content::decode(poll).unwrap();
         assert_eq!(content.body, Body::Unknown { kind: "poll".into() });
         for bad in [

@@ -17,7 +17,10 @@ mod step;
 
 use openmls::group::MlsGroup;
 use openmls_rust_crypto::RustCrypto;
-use relay_proto::{NodeId, conv::ConvId};
+use relay_proto::{
+    NodeId,
+    conv::{ConvId, ConvKind},
+};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -129,7 +132,13 @@ fn about(conv: &ConvRow) -> RelayConversation {
 fn note_group(conv: &mut ConvRow, group: &MlsGroup) -> Result<()> {
     conv.epoch = group.epoch().as_u64();
     conv.check = group::check_of(group);
-    conv.members = group::count_users(&group::leaves(group)?);
+    let present = group::count_users(&group::leaves(group)?);
+    let mut before = std::mem::replace(&mut conv.members, present);
+    if conv.kind == ConvKind::Dm {
+        // A direct message is called after the other person, who may not be in yet or not any more.
+        before.retain(|user, _| !conv.members.contains_key(user));
+        conv.members.extend(before.into_keys().map(|user| (user, 0)));
+    }
     if group.pending_proposals().next().is_none() {
         conv.proposals_since_ms = None;
     }

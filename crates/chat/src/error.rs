@@ -1,5 +1,7 @@
 //! What can go wrong in a chat, by whose move it is.
 
+#![allow(missing_docs, reason = "the text of each variant says what it is")]
+
 use std::path::PathBuf;
 
 use relay_client::Error as RelayError;
@@ -49,7 +51,9 @@ pub enum StateError {
     NeedsPassphrase,
     #[error("this profile is opened by its key file, not by a passphrase")]
     NeedsKey,
-    #[error("the profile is damaged: a value does not verify. Put back a backup, or start a new device with your recovery secret")]
+    #[error(
+        "the profile is damaged: a value does not verify. Put back a backup, or start a new device with your recovery secret"
+    )]
     Damaged,
     #[error("the value is too large")]
     TooLarge,

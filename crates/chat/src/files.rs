@@ -86,7 +86,6 @@ pub(crate) fn seal(path: &Path, mime: Option<&str>) -> Result<SealedFile> {
 }
 
 /// A file that is being saved, piece by piece, beside where it will be.
-#[derive(Debug)]
 pub(crate) struct Saving {
     cipher: Aes256Gcm,
     part: PathBuf,
@@ -96,6 +95,12 @@ pub(crate) struct Saving {
     number: u64,
     pieces: u64,
     size: u64,
+}
+
+impl std::fmt::Debug for Saving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Saving").field("target", &self.target).finish_non_exhaustive()
+    }
 }
 
 impl Saving {
@@ -115,19 +120,23 @@ impl Saving {
         part.push(format!(".{}.part", shortened(&body.digest, 8)));
         let part = PathBuf::from(part);
         let io = |source| Error::File { path: part.clone(), source };
-        let mut output = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&part)
-            .map_err(io)?;
+        let mut output =
+            OpenOptions::new().create(true).truncate(false).write(true).open(&part).map_err(io)?;
         let have = output.metadata().map_err(io)?.len();
         let pieces = body.size.div_ceil(PIECE as u64).max(1);
         let number = (have / PIECE as u64).min(pieces - 1);
         output.set_len(number * PIECE as u64).map_err(io)?;
         output.seek(SeekFrom::End(0)).map_err(io)?;
         let cipher = Aes256Gcm::new((&*key).into());
-        Ok(Self { cipher, part, target: target.to_owned(), output, number, pieces, size: body.size })
+        Ok(Self {
+            cipher,
+            part,
+            target: target.to_owned(),
+            output,
+            number,
+            pieces,
+            size: body.size,
+        })
     }
 
     /// First and last byte of what is needed next, of the attachment; at most `pieces` pieces. `None` at the end.
@@ -146,11 +155,13 @@ impl Saving {
     /// Takes what [`wanted`](Self::wanted) named.
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
         for sealed in bytes.chunks(SEALED) {
-            let bad = || Error::Hostile(Hostile::Malformed("a piece of the file does not verify".into()));
+            let bad =
+                || Error::Hostile(Hostile::Malformed("a piece of the file does not verify".into()));
             let last = self.number + 1 == self.pieces;
             let (nonce, sealed) = sealed.split_at_checked(NONCE).ok_or_else(bad)?;
             let payload = Payload { msg: sealed, aad: &aad(self.number, last) };
-            let piece = self.cipher.decrypt(Nonce::from_slice(nonce), payload).map_err(|_| bad())?;
+            let piece =
+                self.cipher.decrypt(Nonce::from_slice(nonce), payload).map_err(|_| bad())?;
             if !last && piece.len() != PIECE {
                 return Err(bad());
             }

@@ -23,11 +23,11 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::{Error, Result};
 
-pub(crate) use mls::{MlsError, MlsStorage};
+pub(crate) use mls::MlsStorage;
 pub(crate) use rows::{ConvRow, OutRow};
+use seal::Keys;
 pub use seal::Unlock;
 pub(crate) use seal::random;
-use seal::{Keys, Wrapped};
 
 /// The open state. One process at a time has it.
 #[derive(Debug)]

@@ -321,7 +321,10 @@ impl std::fmt::Display for Unreadable {
         match self {
             Self::BeforeJoin => f.write_str("sent before this device joined"),
             Self::WhileAway { from_seq, to_seq } => {
-                write!(f, "messages {from_seq} to {to_seq} were sent while this device was out of the group")
+                write!(
+                    f,
+                    "messages {from_seq} to {to_seq} were sent while this device was out of the group"
+                )
             }
             Self::OwnBeforeRestore => {
                 f.write_str("sent from this device before it was put back from a backup")

@@ -123,8 +123,7 @@ impl FrameSocket {
                     });
                 }
                 Some(Ok(Message::Close(reason))) => {
-                    let reason =
-                        reason.map(|reason| reason.reason.to_string()).unwrap_or_default();
+                    let reason = reason.map(|reason| reason.reason.to_string()).unwrap_or_default();
                     let cause = format!("closed by the relay {reason}");
                     return Err(self.lost(cause.trim_end().to_owned()));
                 }

@@ -35,7 +35,9 @@ pub struct Session {
 }
 
 /// `{"relay_id":…}`, or a name as it was saved.
-fn relay_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+fn relay_name<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
     let value = Option::<Value>::deserialize(deserializer)?.unwrap_or_default();
     let name = value.as_str().or_else(|| value["relay_id"].as_str());
     Ok(name.map(str::to_owned))

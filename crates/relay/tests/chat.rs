@@ -120,7 +120,8 @@ fn from_invitation_to_first_message() {
 fn a_bot_answers_and_a_line_view_talks() {
     let relay = Relay::start();
     let (alice, bot) = (Person::new(&relay), Person::new(&relay));
-    let mut bot_process = Interactive::start(bot.command(&["chat", "tail", "--json", "--commands"]));
+    let mut bot_process =
+        Interactive::start(bot.command(&["chat", "tail", "--json", "--commands"]));
     bot_process.read_until(|event| event["connection"]["state"] == "online");
     alice.ok(&["chat", "dm", &bot.key(), "ping", "--name", "bot"]);
     let invited = bot_process.read_until(|event| event["event"] == "invited");
@@ -128,9 +129,8 @@ fn a_bot_answers_and_a_line_view_talks() {
     bot_process.write(&format!(r#"{{"conv_id":"{conv}","accept":true}}"#));
     let heard = bot_process.read_until(|event| event["message"]["text"] == "ping");
     let seq = &heard["message"]["seq"];
-    bot_process.write(&format!(
-        r#"{{"conv_id":"{conv}","text":"pong","reply_to":{seq},"read":{seq}}}"#
-    ));
+    bot_process
+        .write(&format!(r#"{{"conv_id":"{conv}","text":"pong","reply_to":{seq},"read":{seq}}}"#));
     // A second program on the same profile says who has it, and changes nothing.
     let second = bot.run(&["chat", "ls"]);
     assert_eq!(second.code(), 5, "{}", second.stderr);
@@ -211,8 +211,12 @@ struct Interactive {
 
 impl Interactive {
     fn start(mut command: Command) -> Self {
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let stdout = child.stdout.take().unwrap();
         let (send, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {

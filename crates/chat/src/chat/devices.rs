@@ -116,10 +116,8 @@ impl Chat {
                 rejoin_key,
                 latest_seq,
             };
-            let events = self
-                .shared
-                .on_core(move |core| core.come_back(&from, replaces, now_ms()))
-                .await?;
+            let events =
+                self.shared.on_core(move |core| core.come_back(&from, replaces, now_ms())).await?;
             recovered.conversations += usize::from(!events.is_empty());
             self.shared.tell(events);
             self.wish(crate::engine::Wish::Follow(entry.conv_id)).await;

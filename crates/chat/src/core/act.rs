@@ -10,7 +10,10 @@ use crate::{
     content::{Body, Content, RoomBody, new_id},
     error::{Refusal, Result},
     mls::{context::RelayConversation, group},
-    store::{ConvRow, Durability, Tx, random, rows::{Job, OutRow, PersonRow, SavedContent}},
+    store::{
+        ConvRow, Durability, Tx, random,
+        rows::{Job, OutRow, PersonRow, SavedContent},
+    },
     views::{ConversationState, Delivery, Event, MessageBody},
 };
 
@@ -120,8 +123,7 @@ impl Core {
             writable(&row)?;
             self.check_target(tx, &row, &body)?;
             let n = self.enqueue_body(tx, &row, body, now_ms)?;
-            let event =
-                Event::Changed { conv_id: row.conv_id.clone(), seq: None, local: Some(n) };
+            let event = Event::Changed { conv_id: row.conv_id.clone(), seq: None, local: Some(n) };
             Ok((n, vec![event]))
         })
     }
@@ -211,7 +213,10 @@ impl Core {
         self.store.write(Durability::Now, |tx| {
             let mut events = Vec::new();
             for row in tx.convs()? {
-                if !matches!(row.state, ConversationState::Active | ConversationState::Invited { .. }) {
+                if !matches!(
+                    row.state,
+                    ConversationState::Active | ConversationState::Invited { .. }
+                ) {
                     continue;
                 }
                 if add_siblings {
@@ -367,7 +372,10 @@ const COUNTED: usize = 1_000;
 
 /// Whether a message is something to be read.
 pub(super) fn counts(body: &MessageBody) -> bool {
-    matches!(body, MessageBody::Text { .. } | MessageBody::File { .. } | MessageBody::Unsupported { .. })
+    matches!(
+        body,
+        MessageBody::Text { .. } | MessageBody::File { .. } | MessageBody::Unsupported { .. }
+    )
 }
 
 fn writable(row: &ConvRow) -> Result<()> {
@@ -387,4 +395,3 @@ pub(super) fn delivery(out: &OutRow) -> Delivery {
         _ => Delivery::Waiting { why: None },
     }
 }
-

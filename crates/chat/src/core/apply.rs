@@ -6,7 +6,7 @@
 use openmls::{group::MlsGroup, prelude::Proposal};
 use relay_proto::{
     conv::{LogEntry, MessageKind},
-    mls::decode_base64,
+    mls::{Accepted, Head, decode_base64},
 };
 
 use super::{Core, Events, about, act::enqueue, changed, conv, env_hash, group_id, note_group};
@@ -17,10 +17,7 @@ use crate::{
         Provider,
         group::{self, Committer, Effect, Leaf, Received},
     },
-    store::{
-        ConvRow, Durability, Tx,
-        rows::{Job, MessageRow},
-    },
+    store::{ConvRow, Durability, Tx, rows::Job},
     views::{ConversationState, Event, MessageBody, Notice, Unreadable},
 };
 
@@ -59,7 +56,9 @@ impl Core {
         });
         if is_away(&row.state) {
             // Nothing can be read before this device is in again.
-            if own_commit { return self.rejoined(tx, row, entry).map(Applied::Stored) }
+            if own_commit {
+                return self.rejoined(tx, row, entry).map(Applied::Stored);
+            }
             return Ok(Applied::Ignored(Vec::new()));
         }
         if entry.seq < row.next_seq {
@@ -171,7 +170,10 @@ impl Core {
     /// The relay names a sender too; a difference is its lie, and MLS is right. It is worth a word in the log only.
     fn check_author(&self, entry: &LogEntry, from: &Leaf) -> Result<()> {
         if entry.sender_user_id != from.user {
-            tracing::warn!(seq = entry.seq, "the relay names another sender than the message proves");
+            tracing::warn!(
+                seq = entry.seq,
+                "the relay names another sender than the message proves"
+            );
         }
         if entry.kind.is_some_and(|kind| kind != MessageKind::Application) {
             return Err(Hostile::Message("the relay calls a message something else".into()).into());
@@ -191,9 +193,9 @@ impl Core {
         // Of proposals the profile knows the wish to leave; others would make every commit one that is refused.
         let leaves = group::leaves(group)?;
         let leaving = match proposal.proposal() {
-            Proposal::Remove(remove) => leaves
-                .iter()
-                .any(|leaf| leaf.index == remove.removed() && leaf.user == from.user),
+            Proposal::Remove(remove) => {
+                leaves.iter().any(|leaf| leaf.index == remove.removed() && leaf.user == from.user)
+            }
             _ => false,
         };
         if !leaving {
@@ -207,7 +209,10 @@ impl Core {
         Ok(Vec::new())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one group under change: row, entry, storage, state")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one group under change: row, entry, storage, state"
+    )]
     fn take_commit(
         &self,
         tx: &Tx<'_>,
@@ -219,14 +224,10 @@ impl Core {
         staged: openmls::group::StagedCommit,
     ) -> Result<Events> {
         let about = about(row);
-        let effect = group::check_commit(
-            &group,
-            &about,
-            from,
-            &staged,
-            entry.ts_ms / 1_000,
-            |user| row.governs(user),
-        )?;
+        let effect =
+            group::check_commit(&group, &about, from, &staged, entry.ts_ms / 1_000, |user| {
+                row.governs(user)
+            })?;
         let removed = staged.self_removed();
         group
             .merge_staged_commit(provider, staged)
@@ -282,8 +283,7 @@ impl Core {
         self.store.write(Durability::Now, |tx| {
             let mut row = conv(tx, entry.conv_id.as_str())?;
             let detail = why.to_string();
-            let stops = entry.kind == Some(MessageKind::Commit)
-                || matches!(why, Hostile::WrongHome { .. });
+            let stops = matches!(why, Hostile::WrongHome { .. }) || is_needed(entry, row.epoch);
             tracing::warn!(conv = %entry.conv_id, seq = entry.seq, %detail, "an entry cannot be applied");
             if !stops {
                 row.next_seq = entry.seq + 1;
@@ -350,6 +350,14 @@ impl Core {
             Ok(vec![changed(&row)])
         })
     }
+}
+
+/// Whether nothing after this entry can be read without it: the commit that ends the present epoch, or anything of a
+/// later one, whose commit was never seen.
+fn is_needed(entry: &LogEntry, present: u64) -> bool {
+    let Ok(head) = Head::of_base64(&entry.env) else { return false };
+    let commits = matches!(head.accepted(), Some(Accepted::Commit | Accepted::ExternalCommit));
+    head.place().is_some_and(|(_, epoch)| epoch > present || epoch == present && commits)
 }
 
 /// Whether this device is out of step with the group.

@@ -25,7 +25,12 @@ const MAX_REACTIONS: usize = 64;
 
 impl Core {
     /// A line of the timeline with nothing but its frame.
-    pub(super) fn line(&self, entry: &LogEntry, from: Option<NodeId>, body: MessageBody) -> MessageRow {
+    pub(super) fn line(
+        &self,
+        entry: &LogEntry,
+        from: Option<NodeId>,
+        body: MessageBody,
+    ) -> MessageRow {
         MessageRow {
             seq: entry.seq,
             from,
@@ -220,7 +225,8 @@ impl Core {
         let short = self.me().to_string()[8..16].to_owned();
         let nick: Option<String> = tx.meta("nick")?;
         let text = text.to_lowercase();
-        let named = |name: &str| !name.is_empty() && text.contains(&format!("@{}", name.to_lowercase()));
+        let named =
+            |name: &str| !name.is_empty() && text.contains(&format!("@{}", name.to_lowercase()));
         Ok(named(&short) || nick.is_some_and(|nick| named(&nick)) || text.contains("@all"))
     }
 

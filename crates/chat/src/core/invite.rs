@@ -217,10 +217,13 @@ impl Core {
         })
     }
 
-    fn forget_key_package(&self, provider: &crate::mls::Provider<'_>, reference: &[u8]) -> Result<()> {
-        use openmls::prelude::KeyPackageRef;
+    fn forget_key_package(
+        &self,
+        provider: &crate::mls::Provider<'_>,
+        reference: &[u8],
+    ) -> Result<()> {
+        use openmls::prelude::{KeyPackageRef, tls_codec::Deserialize};
         use openmls_traits::storage::StorageProvider;
-        use tls_codec::Deserialize;
         // A reference is `opaque<V>` of 32 bytes.
         let encoded = [&[reference.len() as u8][..], reference].concat();
         let reference = KeyPackageRef::tls_deserialize(&mut &encoded[..])

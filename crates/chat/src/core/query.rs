@@ -239,7 +239,12 @@ impl Core {
         })
     }
 
-    pub(super) fn view(&self, tx: &Tx<'_>, row: &ConvRow, line: &MessageRow) -> Result<MessageView> {
+    pub(super) fn view(
+        &self,
+        tx: &Tx<'_>,
+        row: &ConvRow,
+        line: &MessageRow,
+    ) -> Result<MessageView> {
         let own = line.from == Some(self.me());
         let from_name = match &line.from {
             Some(user) => self.name_of(tx, user)?,
@@ -366,16 +371,19 @@ impl Core {
             Ok(names.join(", "))
         };
         Ok(match &out.job {
-            Job::Message { content } => ("message", match &content.0.body {
-                Body::Text { text, .. } => one_line(&shortened(text, EXCERPT)),
-                Body::File(file) => file.name.clone(),
-                Body::Edit { .. } => "an edit".into(),
-                Body::Delete { .. } => "a deletion".into(),
-                Body::React { emoji, .. } => emoji.clone(),
-                Body::Room(_) => "the room's name, topic or roles".into(),
-                Body::Read { .. } => "a read mark".into(),
-                Body::RejoinOk {} | Body::Unknown { .. } => String::new(),
-            }),
+            Job::Message { content } => (
+                "message",
+                match &content.0.body {
+                    Body::Text { text, .. } => one_line(&shortened(text, EXCERPT)),
+                    Body::File(file) => file.name.clone(),
+                    Body::Edit { .. } => "an edit".into(),
+                    Body::Delete { .. } => "a deletion".into(),
+                    Body::React { emoji, .. } => emoji.clone(),
+                    Body::Room(_) => "the room's name, topic or roles".into(),
+                    Body::Read { .. } => "a read mark".into(),
+                    Body::RejoinOk {} | Body::Unknown { .. } => String::new(),
+                },
+            ),
             Job::Create { .. } => ("create", String::new()),
             Job::Add { users, .. } => ("invite", names(users)?),
             Job::Remove { users } => ("remove", names(users)?),

@@ -9,7 +9,9 @@ use relay_proto::{
 };
 use serde_json::json;
 
-use super::{Core, Events, act::enqueue, apply::is_away, changed, group_id, note_group, step::device_text};
+use super::{
+    Core, Events, act::enqueue, apply::is_away, changed, group_id, note_group, step::device_text,
+};
 use crate::{
     error::{Error, Hostile, Result},
     mls::{context::RelayConversation, group, info},
@@ -106,7 +108,12 @@ impl Core {
     }
 
     /// The external commit is in the log: its group takes the place of the old one.
-    pub(super) fn rejoined(&self, tx: &Tx<'_>, mut row: ConvRow, entry: &LogEntry) -> Result<Events> {
+    pub(super) fn rejoined(
+        &self,
+        tx: &Tx<'_>,
+        mut row: ConvRow,
+        entry: &LogEntry,
+    ) -> Result<Events> {
         let Some(pending) = row.pending.take() else { return Ok(Vec::new()) };
         let id = group_id(&row.conv_id)?;
         let (joining, live) = (self.joining(tx, &id), self.live(tx, &id));
@@ -163,7 +170,9 @@ impl Core {
             let (lasting, over): (Vec<_>, Vec<_>) = tx.convs()?.into_iter().partition(|row| {
                 !matches!(
                     row.state,
-                    ConversationState::Leaving | ConversationState::Left | ConversationState::Removed
+                    ConversationState::Leaving
+                        | ConversationState::Left
+                        | ConversationState::Removed
                 )
             });
             let lasting = lasting.into_iter().map(|row| (row.conv_id, row.home, row.rejoin_key));

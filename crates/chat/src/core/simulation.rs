@@ -3,6 +3,8 @@
 //! The relay of this world keeps the profile's rules (`mls-profile.md` 6) unless it is told to lie. Nothing waits for a clock: time is
 //! a number that moves when nobody has anything to do.
 
+mod interop;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use relay_proto::{
@@ -16,7 +18,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::{
     content::Body,
-    core::{act::NewConversation, invite::InboxEntry, query::Part},
+    store::random,
     views::{ConversationState, MessageBody, Unreadable},
 };
 
@@ -112,7 +114,12 @@ impl Relay {
         Ok(seq)
     }
 
-    fn commit(&mut self, device: &Device, body: &Value, now_ms: u64) -> std::result::Result<(), Refused> {
+    fn commit(
+        &mut self,
+        device: &Device,
+        body: &Value,
+        now_ms: u64,
+    ) -> std::result::Result<(), Refused> {
         let conv_id = body["conv_id"].as_str().unwrap().to_owned();
         let before = self.logs[&conv_id].entries.len();
         let seq = self.append(device, body, MessageKind::Commit, now_ms)?;
@@ -121,7 +128,12 @@ impl Relay {
             return Ok(());
         }
         let users = |name: &str| -> Vec<NodeId> {
-            body[name].as_array().into_iter().flatten().map(|id| id.as_str().unwrap().parse().unwrap()).collect()
+            body[name]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|id| id.as_str().unwrap().parse().unwrap())
+                .collect()
         };
         log.members.extend(users("members_add"));
         for user in users("members_remove") {
@@ -256,7 +268,7 @@ impl World {
         let convs = self.peers[n].core.followed().unwrap();
         for (conv_id, ..) in convs {
             let core = &self.peers[n].core;
-            let Some(step) = core.next_step(&conv_id, self.now_ms).unwrap() else { continue };
+            let Some(step) = core.next_step(&conv_id, self.now_ms).unwrap().step else { continue };
             let lost = self.rng.chance(self.lossy);
             let device = core.device().clone();
             let relay = &mut self.relay;
@@ -332,8 +344,7 @@ impl World {
                 self.now_ms += 20_000;
             }
         }
-        let outboxes: Vec<_> =
-            self.peers.iter().map(|peer| peer.core.outbox().unwrap()).collect();
+        let outboxes: Vec<_> = self.peers.iter().map(|peer| peer.core.outbox().unwrap()).collect();
         panic!("it does not come to rest: {outboxes:#?}");
     }
 
@@ -558,7 +569,11 @@ fn a_lying_relay_stops_a_conversation_at_most() {
     for entry in &due[1..] {
         bob.apply(entry, 0).unwrap();
     }
-    let texts: Vec<_> = world.lines(1, &room).into_iter().filter(|(_, line)| matches!(line, MessageBody::Text { .. })).collect();
+    let texts: Vec<_> = world
+        .lines(1, &room)
+        .into_iter()
+        .filter(|(_, line)| matches!(line, MessageBody::Text { .. }))
+        .collect();
     assert_eq!(texts.len(), 3);
     // Replayed, it changes nothing.
     let count = world.lines(1, &room).len();
@@ -568,7 +583,10 @@ fn a_lying_relay_stops_a_conversation_at_most() {
     }
     assert_eq!(world.lines(1, &room).len(), count);
     let after = world.peers[1].core.conversation(&room).unwrap();
-    assert_eq!((after.epoch, after.check, &after.state), (before.epoch, before.check, &ConversationState::Active));
+    assert_eq!(
+        (after.epoch, after.check, &after.state),
+        (before.epoch, before.check, &ConversationState::Active)
+    );
     // A commit from nowhere stops the conversation, and says so.
     abroad.seq = entries.len() as u64 + 1;
     let bob = &world.peers[1].core;

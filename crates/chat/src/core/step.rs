@@ -7,16 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use openmls::{group::MlsGroup, prelude::KeyPackage};
-use relay_proto::{
-    Code, NodeId,
-    conv::ConvKind,
-    mls::decode_base64,
-};
+use relay_proto::{Code, NodeId, conv::ConvKind, mls::decode_base64};
 use serde_json::{Value, json};
 
-use super::{
-    Core, Events, act::enqueue, changed, conv, env_hash, group_id, note_group,
-};
+use super::{Core, Events, act::enqueue, changed, conv, env_hash, group_id, note_group};
 use crate::{
     error::{Error, Result},
     mls::{Provider, group, info},
@@ -44,6 +38,14 @@ pub(crate) enum Step {
     GroupInfo { n: i64 },
     /// Nothing before this time.
     Wait { until_ms: u64 },
+}
+
+/// What a look at a conversation led to.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub step: Option<Step>,
+    /// The outbox is another one: something was done without the relay, or waits for somebody.
+    pub changed: bool,
 }
 
 /// Why the relay did not take something.
@@ -98,7 +100,13 @@ const DAY_MS: u64 = 86_400_000;
 
 impl Core {
     /// What to send next in a conversation; `None` where nothing is to be done until something comes.
-    pub fn next_step(&self, conv_id: &str, now_ms: u64) -> Result<Option<Step>> {
+    pub fn next_step(&self, conv_id: &str, now_ms: u64) -> Result<Look> {
+        let mut changed = false;
+        let step = self.look(conv_id, now_ms, &mut changed)?;
+        Ok(Look { changed: changed || matches!(step, Some(Step::Wait { .. })), step })
+    }
+
+    fn look(&self, conv_id: &str, now_ms: u64, changed: &mut bool) -> Result<Option<Step>> {
         self.store.write(Durability::Now, |tx| {
             let mut row = conv(tx, conv_id)?;
             if let Some(pending) = &row.pending {
@@ -130,7 +138,10 @@ impl Core {
                 }
                 match self.run(tx, &mut row, &mut out, now_ms)? {
                     Ran::Step(step) => return Ok(Some(step)),
-                    Ran::Done => tx.remove_out(out.n)?,
+                    Ran::Done => {
+                        tx.remove_out(out.n)?;
+                        *changed = true;
+                    }
                     Ran::Waits => {
                         if let Some((_, until)) = out.waits {
                             wait = Some(wait.map_or(until, |earlier| earlier.min(until)));
@@ -209,8 +220,11 @@ impl Core {
                 if removes.is_empty() {
                     return Ok(Ran::Done);
                 }
-                let there: BTreeSet<NodeId> =
-                    leaves.iter().map(|leaf| leaf.user).filter(|user| users.contains(user)).collect();
+                let there: BTreeSet<NodeId> = leaves
+                    .iter()
+                    .map(|leaf| leaf.user)
+                    .filter(|user| users.contains(user))
+                    .collect();
                 let change = Change { removes, users_gone: there, ..Change::default() };
                 Ok(Ran::Step(self.build(tx, row, Some(out.n), provider, group, change)?))
             }
@@ -225,13 +239,23 @@ impl Core {
                 let change = Change { removes, ..Change::default() };
                 Ok(Ran::Step(self.build(tx, row, Some(out.n), provider, group, change)?))
             }
-            Job::Update => {
-                Ok(Ran::Step(self.build(tx, row, Some(out.n), provider, group, Change::default())?))
-            }
+            Job::Update => Ok(Ran::Step(self.build(
+                tx,
+                row,
+                Some(out.n),
+                provider,
+                group,
+                Change::default(),
+            )?)),
             Job::CommitProposals if !group.has_pending_proposals() => Ok(Ran::Done),
-            Job::CommitProposals => {
-                Ok(Ran::Step(self.build(tx, row, Some(out.n), provider, group, Change::default())?))
-            }
+            Job::CommitProposals => Ok(Ran::Step(self.build(
+                tx,
+                row,
+                Some(out.n),
+                provider,
+                group,
+                Change::default(),
+            )?)),
             Job::Leave { proposed } => {
                 let me = self.me();
                 let siblings = of(&|leaf| leaf.user == me);
@@ -254,7 +278,10 @@ impl Core {
     }
 
     /// Sends as it was sent before, or encrypts for the present epoch.
-    #[allow(clippy::too_many_arguments, reason = "one group under change: row, job, storage, state")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one group under change: row, job, storage, state"
+    )]
     fn send(
         &self,
         tx: &Tx<'_>,
@@ -279,11 +306,15 @@ impl Core {
                 env
             }
         };
-        let body = json!({ "conv_id": row.conv_id, "msg_id": out.msg_id, "env": env, "kind": kind });
+        let body =
+            json!({ "conv_id": row.conv_id, "msg_id": out.msg_id, "env": env, "kind": kind });
         Ok(Ran::Step(Step::Send { n: out.n, body }))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one group under change: row, job, storage, state")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one group under change: row, job, storage, state"
+    )]
     fn add(
         &self,
         tx: &Tx<'_>,
@@ -334,7 +365,8 @@ impl Core {
             // Asked for again later: they may come any day.
             let Job::Add { packages, .. } = &mut out.job else { return Ok(Ran::Done) };
             packages.retain(|user, _| !missing.contains(user));
-            let who = missing.iter().map(|user| self.name_of(tx, user)).collect::<Result<Vec<_>>>()?;
+            let who =
+                missing.iter().map(|user| self.name_of(tx, user)).collect::<Result<Vec<_>>>()?;
             let why = format!("{} has no device at this relay yet", who.join(", "));
             out.waits = Some((why, now_ms + NO_DEVICE_MS));
             tx.save_out(out)?;
@@ -648,7 +680,9 @@ fn may_run(state: &ConversationState, job: &Job) -> bool {
     match state {
         ConversationState::Creating => matches!(job, Job::Create { .. }),
         ConversationState::Active => !matches!(job, Job::Create { .. }),
-        ConversationState::Invited { .. } => matches!(job, Job::Add { .. } | Job::RemoveDevices { .. }),
+        ConversationState::Invited { .. } => {
+            matches!(job, Job::Add { .. } | Job::RemoveDevices { .. })
+        }
         ConversationState::Leaving => matches!(job, Job::Leave { .. }),
         ConversationState::Stuck { .. } | ConversationState::Rejoining => {
             matches!(job, Job::Rejoin { .. })

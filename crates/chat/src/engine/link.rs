@@ -92,7 +92,9 @@ pub(super) async fn connect(shared: &Arc<Shared>, resume: &mut Option<String>) -
     let session = match resume.take() {
         Some(token) => match by_key.resume(&token).await {
             Ok(session) => session,
-            Err(error) if error.code() == Some(Code::ResumeFailed) => login(shared, &by_key).await?,
+            Err(error) if error.code() == Some(Code::ResumeFailed) => {
+                login(shared, &by_key).await?
+            }
             Err(error) => {
                 // The token may not have been used up.
                 *resume = Some(token);
@@ -143,15 +145,15 @@ async fn note_relay(shared: &Arc<Shared>, relay_id: &str) -> Result<()> {
         return Ok(());
     }
     if let Some(before) = before {
-        let text = format!("the relay at {} called itself {before}, and now {relay_id}", shared.url);
+        let text =
+            format!("the relay at {} called itself {before}, and now {relay_id}", shared.url);
         shared.tell(vec![Event::Note { text }]);
     }
     let relay_id = relay_id.to_owned();
     shared
         .on_core(move |core| {
-            core.store().write(crate::store::Durability::Soon, |tx| {
-                tx.set_meta("relay id", &relay_id)
-            })
+            core.store()
+                .write(crate::store::Durability::Soon, |tx| tx.set_meta("relay id", &relay_id))
         })
         .await
 }
@@ -250,7 +252,9 @@ impl Link {
                 lease_due = now + LEASE_EVERY;
             }
             if self.asked.values().any(|(_, until)| *until < now) {
-                return Err(RelayError::Timeout { url: self.shared.url.clone(), after: ANSWER }.into());
+                return Err(
+                    RelayError::Timeout { url: self.shared.url.clone(), after: ANSWER }.into()
+                );
             }
         }
     }
@@ -389,7 +393,9 @@ impl Link {
     }
 
     fn look_whether_caught_up(&self) {
-        let behind = |(asked, _): &(Asked, Instant)| matches!(asked, Asked::Subscribe { .. } | Asked::Ping(_));
+        let behind = |(asked, _): &(Asked, Instant)| {
+            matches!(asked, Asked::Subscribe { .. } | Asked::Ping(_))
+        };
         if !self.asked.values().any(behind) {
             self.shared.caught_up.send_if_modified(|caught_up| !std::mem::replace(caught_up, true));
         }
@@ -481,8 +487,11 @@ impl Link {
                 continue;
             }
             let id = conv_id.clone();
-            let step = self.shared.on_core(move |core| core.next_step(&id, now_ms())).await?;
-            if let Some(step) = step {
+            let look = self.shared.on_core(move |core| core.next_step(&id, now_ms())).await?;
+            if look.changed {
+                self.shared.tell(vec![Event::Conversation { conv_id: conv_id.clone() }]);
+            }
+            if let Some(step) = look.step {
                 self.take(conv_id, step).await?;
             }
         }
@@ -652,4 +661,3 @@ async fn packages(
     devices.retain(|(device, _)| device != own || user != me);
     Ok(Outcome::Packages(n, user, devices))
 }
-

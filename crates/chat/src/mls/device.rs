@@ -12,7 +12,7 @@ use openmls_traits::{
 use relay_client::Signer as UserSigner;
 use relay_proto::{NodeId, SigningKey, mls::DeviceBinding};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use super::{Provider, SUITE, context};
 use crate::{
@@ -24,8 +24,6 @@ const HOUR_S: u64 = 3_600;
 const DAY_S: u64 = 86_400;
 /// How long a binding holds; the profile allows 400 days.
 const BINDING_DAYS: u64 = 365;
-/// Before its end by so much a binding is renewed.
-pub(crate) const RENEW_BINDING_S: u64 = 60 * DAY_S;
 /// How long KeyPackages may be used (`mls-profile.md` 1).
 const ONE_TIME_DAYS: u64 = 28;
 const LAST_RESORT_DAYS: u64 = 84;
@@ -57,8 +55,14 @@ impl Signer for LeafKey {
 /// A device as it is kept.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SavedDevice {
-    leaf_seed: Zeroizing<[u8; 32]>,
+    leaf_seed: [u8; 32],
     identity: Vec<u8>,
+}
+
+impl Drop for SavedDevice {
+    fn drop(&mut self) {
+        self.leaf_seed.zeroize();
+    }
 }
 
 impl Device {
@@ -81,12 +85,12 @@ impl Device {
     }
 
     pub fn save(&self) -> SavedDevice {
-        SavedDevice { leaf_seed: self.leaf.0.seed(), identity: self.identity.clone() }
+        SavedDevice { leaf_seed: *self.leaf.0.seed(), identity: self.identity.clone() }
     }
 
     /// Reads a device back; its binding is checked like any other.
     pub fn load(saved: &SavedDevice) -> Result<Self> {
-        let leaf = SigningKey::from_seed(*saved.leaf_seed);
+        let leaf = SigningKey::from_seed(saved.leaf_seed);
         let binding = DeviceBinding::verify(&saved.identity, leaf.node_id().as_bytes())?;
         Ok(Self {
             user: binding.user,
@@ -136,13 +140,16 @@ impl Device {
             .build(SUITE, provider, &self.leaf, self.credential())
             .map_err(|error| Error::Mls(error.to_string()))?;
         let package = bundle.key_package();
-        let reference = package
-            .hash_ref(provider.crypto)
-            .map_err(|error| Error::Mls(error.to_string()))?;
+        let reference =
+            package.hash_ref(provider.crypto).map_err(|error| Error::Mls(error.to_string()))?;
         let message = MlsMessageOut::from(package.clone())
             .to_bytes()
             .map_err(|error| Error::Mls(error.to_string()))?;
-        Ok(MadeKeyPackage { reference: reference.as_slice().to_vec(), message, not_after_s: not_after })
+        Ok(MadeKeyPackage {
+            reference: reference.as_slice().to_vec(),
+            message,
+            not_after_s: not_after,
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use openmls::{
         KeyPackage, KeyPackageIn, LeafNode, LeafNodeIndex, LeafNodeParameters, MlsMessageBodyIn,
         MlsMessageIn, ProcessedMessageContent, Proposal, ProtocolMessage, ProtocolVersion,
         QueuedProposal, RequiredCapabilitiesExtension, Sender, SenderRatchetConfiguration,
-        UnknownExtension,
+        UnknownExtension, tls_codec::Deserialize as _,
     },
 };
 use relay_proto::{
@@ -20,7 +20,6 @@ use relay_proto::{
     conv::ConvKind,
     mls::{DeviceBinding, KeyPackage as CheckedKeyPackage},
 };
-use tls_codec::Deserialize as _;
 
 use super::{
     Provider, SUITE,
@@ -139,8 +138,7 @@ pub(crate) fn join(
     if replace {
         builder = builder.replace_old_group();
     }
-    let staged: StagedWelcome =
-        builder.build().map_err(|error| malformed(&error.to_string()))?;
+    let staged: StagedWelcome = builder.build().map_err(|error| malformed(&error.to_string()))?;
     let about = about_of(staged.group_context().extensions())?;
     let leaves = check_leaves(
         staged.members().map(|member| (member.index, member.credential, member.signature_key)),
@@ -186,8 +184,9 @@ pub(crate) fn join_externally(
         .map_err(mls)?;
     let about = about_of(group.extensions())?;
     let members = group.members();
-    let leaves =
-        check_leaves(members.map(|member| (member.index, member.credential, member.signature_key)))?;
+    let leaves = check_leaves(
+        members.map(|member| (member.index, member.credential, member.signature_key)),
+    )?;
     check_users(&about, &leaves)?;
     // Only who was in with another device may come back this way; others would refuse it.
     let others = leaves.iter().filter(|leaf| leaf.device != device.id);
@@ -289,9 +288,18 @@ pub(crate) fn key_package(
 /// What a message of the log turned out to be.
 #[derive(Debug)]
 pub(crate) enum Received {
-    Application { from: Leaf, content: Vec<u8> },
-    Proposal { from: Leaf, proposal: Box<QueuedProposal> },
-    Commit { from: Committer, staged: Box<StagedCommit> },
+    Application {
+        from: Leaf,
+        content: Vec<u8>,
+    },
+    Proposal {
+        from: Leaf,
+        proposal: Box<QueuedProposal>,
+    },
+    Commit {
+        from: Committer,
+        staged: Box<StagedCommit>,
+    },
     /// Of this very device: nobody can decrypt what they encrypted themselves.
     Own,
 }
@@ -419,10 +427,10 @@ pub(crate) fn check_commit(
             }
             Proposal::ExternalInit(_) if external => {}
             _ => {
-                return Err(
-                    Hostile::Commit("it holds a proposal that is not part of the profile".into())
-                        .into(),
-                );
+                return Err(Hostile::Commit(
+                    "it holds a proposal that is not part of the profile".into(),
+                )
+                .into());
             }
         }
     }
@@ -530,9 +538,9 @@ fn check_binding(credential: &Credential, key: &[u8]) -> Result<DeviceBinding> {
 fn check_same_leaf(before: &[Leaf], sender: &Sender, new: &LeafNode) -> Result<()> {
     let binding = check_leaf(new, None)?;
     let Sender::Member(index) = sender else { return Err(Hostile::Stranger.into()) };
-    let same = before
-        .iter()
-        .any(|leaf| leaf.index == *index && (leaf.user, leaf.device) == (binding.user, binding.device));
+    let same = before.iter().any(|leaf| {
+        leaf.index == *index && (leaf.user, leaf.device) == (binding.user, binding.device)
+    });
     if same { Ok(()) } else { Err(Hostile::Binding("a member changed who it is".into()).into()) }
 }
 

@@ -17,7 +17,7 @@ const DEVICE: &[u8] = b"device";
 /// An error of ours on its way through the library.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct MlsError(String);
+pub struct MlsError(String);
 
 impl From<Error> for MlsError {
     fn from(error: Error) -> Self {
@@ -355,7 +355,10 @@ impl StorageProvider<V> for MlsStorage<'_> {
         self.delete(DEVICE, "key package", reference)
     }
 
-    fn write_signature_key_pair<K: traits::SignaturePublicKey<V>, T: traits::SignatureKeyPair<V>>(
+    fn write_signature_key_pair<
+        K: traits::SignaturePublicKey<V>,
+        T: traits::SignatureKeyPair<V>,
+    >(
         &self,
         key: &K,
         pair: &T,

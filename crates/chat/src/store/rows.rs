@@ -306,12 +306,7 @@ impl Tx<'_> {
     }
 
     /// Messages that stand for themselves, newest first, below `before`.
-    pub fn messages_before(
-        &self,
-        conv: i64,
-        before: u64,
-        limit: usize,
-    ) -> Result<Vec<MessageRow>> {
+    pub fn messages_before(&self, conv: i64, before: u64, limit: usize) -> Result<Vec<MessageRow>> {
         self.page(
             "SELECT seq, sealed FROM messages WHERE conv = ?1 AND shown = 1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3",
             (conv, before, limit),

@@ -73,7 +73,8 @@ impl Keys {
 
     /// The keys of a profile that is there.
     pub fn unwrap(wrapped: &Wrapped, unlock: &Unlock) -> Result<Self, Error> {
-        Ok(Self::of(&unwrap(wrapped, unlock)?))
+        let data = unwrap(wrapped, unlock)?;
+        Ok(Self::of(&data))
     }
 
     fn of(data: &[u8; 32]) -> Self {
@@ -205,10 +206,7 @@ mod tests {
     #[test]
     fn a_wrong_key_or_passphrase_is_called_so() {
         let (_, by_key) = Keys::generate(&key(1)).unwrap();
-        assert!(matches!(
-            Keys::unwrap(&by_key, &key(2)),
-            Err(Error::State(StateError::WrongKey))
-        ));
+        assert!(matches!(Keys::unwrap(&by_key, &key(2)), Err(Error::State(StateError::WrongKey))));
         let phrase = |text: &str| Unlock::Passphrase(Zeroizing::new(text.to_owned()));
         assert!(matches!(
             Keys::unwrap(&by_key, &phrase("x")),

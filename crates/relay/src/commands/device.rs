@@ -58,7 +58,8 @@ impl DeviceGroup {
                 let items = to_json(&chat.devices().await.or_fail("your devices")?)?;
                 chat.close().await;
                 let items = items.as_array().cloned().unwrap_or_default();
-                let columns = ["current", "device_id", "conversations", "key_packages", "binding_until_s"];
+                let columns =
+                    ["current", "device_id", "conversations", "key_packages", "binding_until_s"];
                 app.out.list(&json!({ "items": items }), &items, &columns)?;
                 Ok(0)
             }
@@ -69,7 +70,11 @@ impl DeviceGroup {
                 let items = to_json(&chat.devices().await.or_fail("your devices")?)?;
                 chat.close().await;
                 let items = items.as_array().cloned().unwrap_or_default();
-                app.out.list(&json!({ "items": items }), &items, &["current", "device_id", "conversations"])?;
+                app.out.list(
+                    &json!({ "items": items }),
+                    &items,
+                    &["current", "device_id", "conversations"],
+                )?;
                 Ok(0)
             }
             Verb::Recover { others_lost } => {
@@ -92,7 +97,10 @@ impl DeviceGroup {
                 chat.revoke_device(&device).await.or_fail(&format!("device {device}"))?;
                 settle(app, &chat).await?;
                 chat.close().await;
-                app.out.one(&json!({ "status": "ok", "device_id": device }), &["status", "device_id"])?;
+                app.out.one(
+                    &json!({ "status": "ok", "device_id": device }),
+                    &["status", "device_id"],
+                )?;
                 Ok(0)
             }
         }
@@ -108,4 +116,3 @@ async fn settle(app: &App, chat: &relay_chat::Chat) -> Result<(), Failure> {
         }
     }
 }
-

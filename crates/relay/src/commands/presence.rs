@@ -128,8 +128,7 @@ impl PresenceGroup {
 }
 
 async fn post(app: &App, client: &Client, verb: &str, users: &[NodeId]) -> Result<(), Failure> {
-    let request =
-        Request::post(format!("/v1/presence/{verb}"), &json!({ "contacts": users }));
+    let request = Request::post(format!("/v1/presence/{verb}"), &json!({ "contacts": users }));
     let answer: Value =
         client.call(request).await.map_err(|error| Failure::of(error, "presence"))?;
     app.out.one(&answer, &["status"])?;

@@ -63,9 +63,18 @@ impl Relay {
             move || lines.map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
         });
         let relay = Self { url: url.expect("the relay tells where it listens"), dir, log, child };
-        let made = relay.run(["keys", "gen"]);
-        assert!(made.status.success(), "{}", made.stderr);
+        if !relay.path("config/relay/keys/default").exists() {
+            let made = relay.run(["keys", "gen"]);
+            assert!(made.status.success(), "{}", made.stderr);
+        }
         relay
+    }
+
+    /// Stops it at once; its folder stays, for another start.
+    pub fn stop(mut self) -> tempfile::TempDir {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

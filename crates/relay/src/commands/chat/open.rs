@@ -132,7 +132,8 @@ impl Talk<'_> {
                 self.app.notice(&format!("* {}", connected(connection)))
             }
             Event::Invited { by, .. } => {
-                self.app.notice(&format!("* {} invites you: relay chat ls", name_of(self.chat, by)));
+                self.app
+                    .notice(&format!("* {} invites you: relay chat ls", name_of(self.chat, by)));
             }
             Event::Note { text } => self.app.notice(&format!("* {}", show::clean(text))),
             _ => {}
@@ -158,7 +159,11 @@ impl Talk<'_> {
             "who" => {
                 for member in self.chat.members(self.conv_id).or_fail("the members")? {
                     let verified = if member.verified { ", verified" } else { "" };
-                    println!("* {} ({} devices{verified})", show::clean(&member.name), member.devices);
+                    println!(
+                        "* {} ({} devices{verified})",
+                        show::clean(&member.name),
+                        member.devices
+                    );
                 }
                 Ok(())
             }

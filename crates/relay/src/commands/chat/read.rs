@@ -225,8 +225,9 @@ impl Search {
         let mut from = None;
         loop {
             let wanted = self.limit.saturating_sub(items.len());
-            let page =
-                chat.search(&words, within.as_deref(), from, wanted.max(1)).or_fail("the search")?;
+            let page = chat
+                .search(&words, within.as_deref(), from, wanted.max(1))
+                .or_fail("the search")?;
             items.extend(page.items);
             from = page.next;
             if from.is_none() || items.len() >= self.limit {

@@ -205,10 +205,7 @@ impl One {
 }
 
 impl People {
-    async fn found(
-        self,
-        app: &App,
-    ) -> Result<(Chat, String, Vec<relay_proto::NodeId>), Failure> {
+    async fn found(self, app: &App) -> Result<(Chat, String, Vec<relay_proto::NodeId>), Failure> {
         let chat = current(app).await?;
         let conv_id = chat.find(&self.conversation).or_fail("the room")?;
         let people = self.people.iter().map(|person| chat.find_person(person));
@@ -295,7 +292,9 @@ impl Verify {
         chat.close().await;
         app.out.one(&to_json(&number)?, &["name", "digits", "verified", "user_id"])?;
         if !number.verified {
-            app.advice("compare the digits by a way that the relay does not control, then add --ok");
+            app.advice(
+                "compare the digits by a way that the relay does not control, then add --ok",
+            );
         }
         Ok(0)
     }
@@ -319,7 +318,11 @@ impl Name {
         let items = to_json(&chat.people().or_fail("the people")?)?;
         chat.close().await;
         let items = items.as_array().cloned().unwrap_or_default();
-        app.out.list(&json!({ "items": items }), &items, &["name", "verified", "blocked", "user_id"])?;
+        app.out.list(
+            &json!({ "items": items }),
+            &items,
+            &["name", "verified", "blocked", "user_id"],
+        )?;
         Ok(0)
     }
 }

@@ -273,7 +273,9 @@ pub async fn finish(app: &App, chat: Chat, conv_id: &str) -> Outcome {
         match &out.delivery {
             relay_chat::views::Delivery::Failed { why } => failed = Some(why.clone()),
             relay_chat::views::Delivery::Waiting { why: Some(why) } => {
-                app.notice(&format!("waits: {why}. It is sent when one of your programs runs then"));
+                app.notice(&format!(
+                    "waits: {why}. It is sent when one of your programs runs then"
+                ));
             }
             _ => app.notice("not sent yet; it waits here and leaves with the next command"),
         }

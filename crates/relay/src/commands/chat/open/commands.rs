@@ -84,7 +84,11 @@ async fn bot(chat: &Chat, only: Option<&str>, line: BotLine) -> Result<(), Failu
 /// Does what a person writes after a slash, where it is about a message or a file.
 pub async fn slash(chat: &Chat, conv_id: &str, verb: &str, rest: &str) -> Result<(), Failure> {
     if verb == "file" {
-        return chat.send_file(conv_id, Path::new(rest), None).await.map(|_| ()).or_fail("the file");
+        return chat
+            .send_file(conv_id, Path::new(rest), None)
+            .await
+            .map(|_| ())
+            .or_fail("the file");
     }
     let (number, words) = rest.split_once(' ').unwrap_or((rest, ""));
     let known = ["reply", "edit", "delete", "react", "save"];

@@ -1,25 +1,23 @@
-//! A relay on loopback and people who chat through it.
+//! People who chat through a relay.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use relay_chat::{
     Chat, MessageRange, Options, Unlock,
     views::{ConversationState, MessageBody, MessageView},
 };
-use relay_edge::Doors;
-use relay_node::{Node, config::load_text};
 use relay_proto::{NodeId, SigningKey};
-use relay_store::SystemClock;
 use zeroize::Zeroizing;
+
+use crate::support::Relay;
 
 /// No answer takes so long; a test that waits longer has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// No rate gets into the way of tests that are not about rates.
-const FREE: &str = "[chat]
+pub const FREE: &str = "[chat]
 sends_per_min = 0
 frames_per_sec = 0
 user_frames_per_sec = 0
@@ -35,69 +33,6 @@ kp_publishes_per_min = 0
 conns_per_user = 0
 conns_per_device = 0
 ";
-
-/// A relay with its doors open.
-pub struct House {
-    pub node: Arc<Node>,
-    doors: Doors,
-    pub dir: tempfile::TempDir,
-}
-
-impl House {
-    pub async fn open() -> Self {
-        Self::open_in(tempfile::tempdir().unwrap(), "127.0.0.1:0").await
-    }
-
-    async fn open_in(dir: tempfile::TempDir, listen: &str) -> Self {
-        // The second install of a process says no; the first one holds.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let config = format!(
-            "[node]\nid = \"gw_local\"\ndata_dir = {:?}\n[listen]\nhttp = [\"{listen}\"]\nsocket = {:?}\n{FREE}",
-            dir.path().display().to_string(),
-            dir.path().join("relay.sock").display().to_string(),
-        );
-        let loaded = load_text("test.toml", &config).unwrap();
-        let node = Node::start(loaded.config, Arc::new(SystemClock)).await.unwrap();
-        let doors = Doors::open(node.clone()).await.unwrap();
-        Self { node, doors, dir }
-    }
-
-    /// Stops the relay; [`start`](Stopped::start) goes on at the same address with the same data.
-    pub async fn stop(self) -> Stopped {
-        let Self { node, doors, dir } = self;
-        let listen = doors.http[0].to_string();
-        doors.close(PATIENCE).await;
-        node.close(PATIENCE).await;
-        Stopped { dir, listen }
-    }
-
-    pub async fn close(self) {
-        self.stop().await;
-    }
-
-    pub fn url(&self) -> String {
-        format!("http://{}", self.doors.http[0])
-    }
-
-    /// Somebody with a device of their own, connected.
-    pub async fn person(&self, n: u8) -> Person {
-        let person = Person::open(&self.url(), n, tempfile::tempdir().unwrap()).await;
-        person.online().await;
-        person
-    }
-}
-
-/// A relay that is not there.
-pub struct Stopped {
-    dir: tempfile::TempDir,
-    listen: String,
-}
-
-impl Stopped {
-    pub async fn start(self) -> House {
-        House::open_in(self.dir, &self.listen).await
-    }
-}
 
 /// A user with a chat.
 pub struct Person {
@@ -127,6 +62,13 @@ pub fn options(url: &str, n: u8, profile: &Path) -> Options {
 }
 
 impl Person {
+    /// Somebody with a device of their own, connected.
+    pub async fn join(relay: &Relay, n: u8) -> Self {
+        let person = Self::open(&relay.url, n, tempfile::tempdir().unwrap()).await;
+        person.online().await;
+        person
+    }
+
     pub async fn open(url: &str, n: u8, dir: tempfile::TempDir) -> Self {
         let chat = Chat::open(options(url, n, &dir.path().join("profile"))).await.unwrap();
         Self { chat, n, dir, url: url.to_owned() }

@@ -1,19 +1,23 @@
-//! People who chat through a real relay.
-
+//! People who chat through a real relay, by the crate that the commands are made of.
+#![cfg(feature = "chat")]
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod person;
+#[path = "../support/mod.rs"]
 mod support;
 
+use person::{FREE, Person, options};
 use relay_chat::{
     Chat, MessageRange,
     views::{ConversationState, Delivery, MessageBody},
 };
-use support::{House, options};
+use support::Relay;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_people_talk() {
-    let house = House::open().await;
-    let (alice, bob) = (house.person(1).await, house.person(2).await);
+    let relay = Relay::configured(FREE);
+    provider();
+    let (alice, bob) = (Person::join(&relay, 1).await, Person::join(&relay, 2).await);
     let dm = alice.chat.direct(bob.id()).await.unwrap();
     // Written before bob is in: it waits for him, and is not lost.
     alice.send(&dm, "hello bob").await;
@@ -29,14 +33,17 @@ async fn two_people_talk() {
     assert_eq!(alice.texts(&dm), bob.texts(&dm));
     // Asked again, the same conversation is the answer.
     assert_eq!(bob.chat.direct(alice.id()).await.unwrap(), dm);
-    house.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_changes_its_members() {
-    let house = House::open().await;
-    let (alice, bob, carol) =
-        (house.person(1).await, house.person(2).await, house.person(3).await);
+    let relay = Relay::configured(FREE);
+    provider();
+    let (alice, bob, carol) = (
+        Person::join(&relay, 1).await,
+        Person::join(&relay, 2).await,
+        Person::join(&relay, 3).await,
+    );
     let room = alice.chat.create_room(Some("ops".into()), vec![bob.id()]).await.unwrap();
     bob.accept().await;
     bob.until_members(&room, 2).await;
@@ -65,13 +72,13 @@ async fn a_room_changes_its_members() {
     bob.until("end", |chat| chat.conversation(&room).unwrap().state == ConversationState::Left)
         .await;
     alice.until_members(&room, 1).await;
-    house.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replies_edits_reactions_and_marks() {
-    let house = House::open().await;
-    let (alice, bob) = (house.person(1).await, house.person(2).await);
+    let relay = Relay::configured(FREE);
+    provider();
+    let (alice, bob) = (Person::join(&relay, 1).await, Person::join(&relay, 2).await);
     let dm = alice.chat.direct(bob.id()).await.unwrap();
     bob.accept().await;
     alice.send(&dm, "teh deploy").await;
@@ -103,18 +110,24 @@ async fn replies_edits_reactions_and_marks() {
     .await;
     let found = bob.chat.search("DONE", None, None, 10).unwrap();
     assert_eq!(found.items.len(), 1);
-    house.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_offline_arrives_once_and_in_order() {
-    let house = House::open().await;
-    let (alice, bob) = (house.person(1).await, house.person(2).await);
+    let relay = Relay::configured(FREE);
+    provider();
+    // By the local socket, whose address stays when the relay is started again.
+    let url = format!("unix:{}", relay.path("relay.sock").display());
+    let alice = Person::open(&url, 1, tempfile::tempdir().unwrap()).await;
+    let bob = Person::open(&url, 2, tempfile::tempdir().unwrap()).await;
+    for person in [&alice, &bob] {
+        person.online().await;
+    }
     let dm = alice.chat.direct(bob.id()).await.unwrap();
     bob.accept().await;
     alice.send(&dm, "0").await;
     bob.reads(&dm, "0").await;
-    let stopped = house.stop().await;
+    let dir = relay.stop();
     for n in 1..=5 {
         alice.send(&dm, &n.to_string()).await;
     }
@@ -122,7 +135,7 @@ async fn what_is_written_offline_arrives_once_and_in_order() {
     let alice = alice.restart().await;
     let page = alice.chat.messages(&dm, MessageRange::Newest, 50).unwrap();
     assert_eq!(page.items.iter().filter(|message| message.local.is_some()).count(), 5);
-    let house = stopped.start().await;
+    let _relay = Relay::start_in(dir, &[]);
     for person in [&alice, &bob] {
         person.chat.connect().await;
     }
@@ -131,18 +144,26 @@ async fn what_is_written_offline_arrives_once_and_in_order() {
     alice.reads(&dm, "5").await;
     assert_eq!(alice.texts(&dm), bob.texts(&dm));
     assert_eq!(bob.unreadable(&dm), []);
-    house.close().await;
 }
 
 #[tokio::test]
 async fn a_profile_is_open_once_and_for_its_user() {
+    provider();
     let dir = tempfile::tempdir().unwrap();
     let url = "http://127.0.0.1:9";
     let first = Chat::open(options(url, 1, dir.path())).await.unwrap();
     let again = Chat::open(options(url, 1, dir.path())).await.unwrap_err();
-    assert!(again.to_string().contains(&format!("open in process {}", std::process::id())), "{again}");
+    assert!(
+        again.to_string().contains(&format!("open in process {}", std::process::id())),
+        "{again}"
+    );
     first.close().await;
     let other = Chat::open(options(url, 2, dir.path())).await.unwrap_err();
     assert!(other.to_string().contains("belongs to"), "{other}");
     Chat::open(options(url, 1, dir.path())).await.unwrap().close().await;
+}
+
+/// The second installation of a process says no; the first one holds.
+fn provider() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
