@@ -11,7 +11,7 @@ use crossterm::{
         SetTitle, disable_raw_mode, enable_raw_mode,
     },
 };
-use ratatui::{Terminal, backend::CrosstermBackend};
+use ratatui::{Terminal, backend::CrosstermBackend, layout::Rect};
 
 use crate::{app::App, text, view};
 
@@ -63,7 +63,9 @@ impl Screen {
 
     /// Draws everything at the next time.
     pub fn forget(&mut self) -> io::Result<()> {
-        self.terminal.clear()
+        // `clear` would ask the terminal where the cursor is, and the answer would go to whoever reads the keys.
+        let (width, height) = self.size()?;
+        self.terminal.resize(Rect { x: 0, y: 0, width, height })
     }
 
     pub fn title(&mut self, title: &str) -> io::Result<()> {
