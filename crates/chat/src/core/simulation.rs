@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use relay_proto::{
     Code, NodeId, SigningKey,
-    conv::{ConvId, ConvKind, Handshake, LogEntry, MessageKind},
+    conv::{ConvId, ConvKind, EpochRefusal, Handshake, LogEntry, MessageKind},
     mls::{Accepted, Head},
 };
 use serde_json::Value;
@@ -23,7 +23,6 @@ use crate::{
 };
 
 const HOME: &str = "gw_sim";
-const START_MS: u64 = 1_800_000_000_000;
 
 /// A small generator, the same for the same seed.
 struct Rng(u64);
@@ -92,7 +91,7 @@ impl Relay {
             other => panic!("sent as {kind:?}: {other:?}"),
         };
         let next = handshake.apply(log.epoch).map_err(|why| {
-            let stale = why == relay_proto::conv::EpochRefusal::Stale;
+            let stale = why == EpochRefusal::Stale;
             let reason = if stale { "stale_epoch" } else { "future_epoch" };
             Self::refuse(Code::Conflict, Some(reason), "conflict")
         })?;
@@ -188,7 +187,7 @@ impl World {
     fn new(seed: u64, users: &[u8]) -> Self {
         let mut world = Self {
             rng: Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
-            now_ms: START_MS,
+            now_ms: relay_client::unix_ns() / 1_000_000,
             relay: Relay::default(),
             peers: Vec::new(),
             lossy: 0,
@@ -224,12 +223,11 @@ impl World {
     fn refill(&mut self, n: usize) {
         let core = &self.peers[n].core;
         let key = (core.me(), core.device().device_id());
-        let left = self.relay.pools.get(&key).map_or(0, Vec::len) as u64;
-        if let Some(upload) = core.key_packages(left.max(44), self.now_ms).unwrap() {
-            self.relay.pools.entry(key).or_default().extend(upload.packages);
-        } else if left < 6 {
-            let upload = core.key_packages(left, self.now_ms).unwrap().unwrap();
-            self.relay.pools.entry(key).or_default().extend(upload.packages.into_iter().take(12));
+        let pool = self.relay.pools.entry(key).or_default();
+        if pool.len() < 3 {
+            // As if the others lay there still: a whole pool takes its time.
+            let upload = core.key_packages(19, self.now_ms).unwrap().unwrap_or_default();
+            pool.extend(upload.packages);
         }
     }
 
@@ -251,12 +249,15 @@ impl World {
         }
         for (conv_id, next, followed) in core.followed().unwrap() {
             let Some(log) = self.relay.logs.get(&conv_id) else { continue };
-            if !followed || !log.members.contains(&core.me()) {
+            if !followed {
+                continue;
+            }
+            if !log.members.contains(&core.me()) {
+                core.shut_out(&conv_id).unwrap();
                 continue;
             }
             for entry in log.entries.iter().skip(next as usize - 1).take(most) {
-                core.apply(entry, self.now_ms).unwrap();
-                moved = true;
+                moved |= matches!(core.apply(entry, self.now_ms).unwrap(), Applied::Stored(_));
             }
         }
         moved
@@ -329,7 +330,7 @@ impl World {
     /// Goes on until nobody has anything to do, letting time pass where somebody waits.
     fn settle(&mut self) {
         let mut idle = 0;
-        for _ in 0..5_000 {
+        for _ in 0..400 {
             let mut moved = false;
             for n in 0..self.peers.len() {
                 moved |= self.receive(n, usize::MAX);
@@ -343,6 +344,9 @@ impl World {
             if !moved {
                 self.now_ms += 20_000;
             }
+        }
+        for peer in &self.peers {
+            eprintln!("{:#?}", peer.core.conversations().unwrap());
         }
         let outboxes: Vec<_> = self.peers.iter().map(|peer| peer.core.outbox().unwrap()).collect();
         panic!("it does not come to rest: {outboxes:#?}");
