@@ -208,7 +208,7 @@ impl World {
     }
 
     fn open(dir: &tempfile::TempDir, user: &SigningKey, now_ms: u64) -> Core {
-        let unlock = crate::store::Unlock::Key(Zeroizing::new([1; 32]));
+        let unlock = Unlock::Key(Zeroizing::new([1; 32]));
         Core::open(dir.path(), &unlock, &user.clone().into(), now_ms).unwrap()
     }
 
@@ -402,7 +402,8 @@ impl World {
     /// and nothing that they could not read.
     fn check(&self, conv_id: &str) {
         let mut checks = BTreeSet::new();
-        let mut logs: Vec<Vec<(u64, String)>> = Vec::new();
+        // From where on each one reads without a gap, and what.
+        let mut logs: Vec<(u64, Vec<(u64, String)>)> = Vec::new();
         for (n, peer) in self.peers.iter().enumerate() {
             let Ok(view) = peer.core.conversation(conv_id) else { continue };
             if view.state != ConversationState::Active {
@@ -411,24 +412,32 @@ impl World {
             checks.insert((view.epoch, view.check.clone()));
             let lines = self.lines(n, conv_id);
             assert!(lines.windows(2).all(|pair| pair[0].0 < pair[1].0), "out of order at {n}");
+            let mut whole_from = 0;
             for (seq, line) in &lines {
-                if let MessageBody::Unreadable { why } = line {
-                    assert!(matches!(why, Unreadable::WhileAway { .. }), "{n}, {seq}: {why}");
+                match line {
+                    MessageBody::Unreadable { why: Unreadable::WhileAway { to_seq, .. } } => {
+                        whole_from = to_seq + 1;
+                    }
+                    MessageBody::Unreadable { why } => panic!("{n}, {seq}: {why}"),
+                    _ => {}
                 }
             }
-            let texts = lines.into_iter().filter_map(|(seq, line)| match line {
-                MessageBody::Text { text } => Some((seq, text)),
-                _ => None,
-            });
-            logs.push(texts.collect());
+            let texts: Vec<(u64, String)> = lines
+                .into_iter()
+                .filter_map(|(seq, line)| match line {
+                    MessageBody::Text { text } => Some((seq, text)),
+                    _ => None,
+                })
+                .collect();
+            let first = texts.iter().map(|line| line.0).find(|seq| *seq >= whole_from);
+            logs.push((first.unwrap_or(u64::MAX), texts));
         }
         assert_eq!(checks.len(), 1, "members disagree: {checks:?}");
-        for log in &logs {
-            for other in &logs {
-                let first = log.first().map_or(u64::MAX, |line| line.0);
-                let common: Vec<_> = other.iter().filter(|line| line.0 >= first).collect();
-                let missing = common.iter().filter(|line| !log.contains(line)).count();
-                assert_eq!(missing, 0, "a message that one member has is missing at another");
+        for (first, log) in &logs {
+            for (_, other) in &logs {
+                let common = other.iter().filter(|line| line.0 >= *first);
+                let missing: Vec<_> = common.filter(|line| !log.contains(line)).collect();
+                assert!(missing.is_empty(), "one member has them, another has not: {missing:?}");
             }
         }
     }

@@ -343,7 +343,7 @@ impl Passphrase {
             }
         };
         // Where there is no profile yet, it is made first.
-        drop(opened_once(app, &profile).await?);
+        opened_once(app, &profile).await?;
         Chat::change_unlock(&profile, &old, &new).or_fail("the passphrase")?;
         if matches!(new, Unlock::Passphrase(_)) {
             // The key file opens nothing any more.
