@@ -100,7 +100,7 @@ async fn replies_edits_reactions_and_marks() {
     alice.chat.mark_read(&dm, None).await.unwrap();
     assert_eq!(alice.chat.conversation(&dm).unwrap().unread, 0);
     bob.until("read mark", |chat| {
-        !chat.message(&dm, reply.seq.unwrap()).unwrap().read_by.is_empty()
+        chat.message(&dm, reply.seq.unwrap()).is_ok_and(|message| !message.read_by.is_empty())
     })
     .await;
     alice.chat.delete(&dm, &id).await.unwrap();
