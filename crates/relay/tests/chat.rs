@@ -229,7 +229,7 @@ impl Interactive {
     }
 
     fn next(&self) -> String {
-        self.lines.recv_timeout(support::PATIENCE).expect("another line")
+        self.lines.recv_timeout(support::PATIENCE).unwrap()
     }
 
     fn read_until(&self, holds: impl Fn(&Value) -> bool) -> Value {
