@@ -139,7 +139,7 @@ impl Inboxes {
     }
 
     /// Hands on what lies in an inbox since a commit.
-    pub(crate) fn publish(&self, post: &InboxPost) {
+    pub fn publish(&self, post: &InboxPost) {
         let key = (post.user, post.device.clone());
         let inbox = self.feeds.get(&key).and_then(|inbox| inbox.upgrade());
         if let Some(inbox) = inbox {

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    chat::Afar,
     config::Config,
     connections::Connections,
     federation::Federated,
@@ -71,6 +72,7 @@ pub struct Node {
     pub services: Arc<Services>,
     pub(crate) federated: ArcSwap<Federated>,
     pub homes: Homes,
+    pub(crate) afar: Afar,
     /// Where requests that other relays forward come in.
     pub(crate) door: DoorFrame,
     pub connections: Connections,

@@ -20,7 +20,7 @@ use relay_store::{
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::{ConversationStats, Map};
+use super::{ConversationStats, Map, follow::Followed};
 use crate::{failure::store_problem, feed::Feed, inbox::Inboxes};
 
 /// Jobs that may wait in one line; beyond it they are refused as `rate_limited`.
@@ -125,6 +125,12 @@ impl Lines {
         });
         *slot = Arc::downgrade(&line);
         line
+    }
+}
+
+impl Followed for Line {
+    fn feed(&self) -> &Feed {
+        &self.feed
     }
 }
 

@@ -92,6 +92,9 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
             if let Some(reply) = chat::handle(on, frame) {
                 return reply;
             }
+            if let Some(reply) = chat::of_user(on, frame).await {
+                return reply;
+            }
             let area = other.split('.').next().unwrap_or_default();
             if matches!(area, "conv" | "presence" | "rpc" | "inbox" | "session") {
                 locks::need_key(&on.principal)?;

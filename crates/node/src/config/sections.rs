@@ -377,6 +377,8 @@ section! {
     pub struct Chat {
         /// The URL under which clients reach this relay. "" = made from the request.
         public_url: String = String::new();
+        /// The relay where users live who come in here and live nowhere yet: their KeyPackages, inboxes, vault, contacts and the conversations that they make. "self" = here. Needs a restart.
+        user_home: String = "self".to_owned();
         /// How long the token of a key challenge may start sessions.
         auth_token_ttl: Duration = Duration::from_secs(600), in Duration::from_secs(1)..=Duration::from_secs(86_400);
         /// Longest life of a token that a key holder signs offline.
@@ -401,6 +403,10 @@ section! {
         cors_origins: Vec<String> = Vec::new();
         /// Longest frame of a socket.
         max_frame: Size = Size::mib(1), in Size::kib(16)..=Size::mib(16);
+        /// After so long without a frame a client is asked for a sign of life; after the third time the connection ends.
+        ping_interval: Duration = Duration::from_secs(30), in Duration::from_millis(100)..=Duration::from_secs(3_600);
+        /// A client that comes without a session and sends nothing for so long is sent away.
+        first_frame_within: Duration = Duration::from_secs(10), in Duration::from_millis(100)..=Duration::from_secs(600);
         /// Frames a second on one connection, published events and locks aside; above it the socket is read slower. 0 = no limit.
         frames_per_sec: Option<u64> = Some(200);
         /// Frames a second of one user over all connections, published events and locks aside; above it they are read slower. 0 = no limit.
@@ -453,6 +459,8 @@ section! {
         kp_target_fetches_per_min: Option<u64> = Some(120);
         /// Times a minute that a device may hand KeyPackages in. 0 = no limit.
         kp_publishes_per_min: Option<u64> = Some(60);
+        /// Whether KeyPackages of the MLS profile go only to contacts of their user and to those in a conversation with them.
+        kp_contacts_only: bool = true;
         /// KeyPackages of a device that wait to be handed out; above it the oldest go.
         kp_pool_max: u64 = 1_000, in 1..=100_000;
         /// Most entries of a device's inbox; above it the oldest go.
