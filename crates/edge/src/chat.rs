@@ -7,6 +7,7 @@ mod directory;
 pub(crate) mod homes;
 mod inbox;
 mod presence;
+mod push;
 mod users;
 
 pub(crate) use inbox::InboxAck;
@@ -102,6 +103,7 @@ pub(crate) fn of_users(node: &Arc<Node>) -> Router<Arc<Node>> {
         .route("/v1/keypackages/rotate", post(directory::rotate))
         .route("/v1/keypackages/pool", get(directory::pool))
         .route("/v1/vault", get(directory::vault).put(directory::set_vault))
+        .route("/v1/push", get(push::show).put(push::set).delete(push::unset))
         .route("/v1/presence/lease", post(presence::lease))
         .route("/v1/presence/renew", post(presence::lease))
         .route("/v1/presence/watch", post(presence::watch))

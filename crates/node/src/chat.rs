@@ -150,9 +150,23 @@ impl Node {
                 load(&attachments.stored_bytes),
             ),
             ("relay_blob_expired_total", "Attachments that expired.", load(&attachments.expired)),
+            (
+                "relay_push_sent_total",
+                "Pushes that push services took.",
+                self.push.as_ref().map_or(0, |push| load(&push.stats().sent)),
+            ),
+            (
+                "relay_push_failed_total",
+                "Pushes that push services did not take.",
+                self.push.as_ref().map_or(0, |push| load(&push.stats().failed)),
+            ),
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
         }
+        let name = "relay_chat_followed_homes";
+        let help = "Conversations of other homes that are followed here.";
+        let value = self.followed_afar();
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
     }
 }
 

@@ -14,6 +14,7 @@ mod maintenance;
 pub mod metrics;
 mod mirror;
 mod node;
+pub mod push;
 mod reload;
 pub mod services;
 mod settings;

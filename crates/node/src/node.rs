@@ -40,6 +40,7 @@ use crate::{
     identity::Identity,
     metrics::Metrics,
     mirror::Mirrors,
+    push::Push,
     reload::Live,
     services::Services,
     settings,
@@ -73,6 +74,8 @@ pub struct Node {
     pub(crate) federated: ArcSwap<Federated>,
     pub homes: Homes,
     pub(crate) afar: Afar,
+    /// Where it is set up.
+    pub push: Option<Arc<Push>>,
     /// Where requests that other relays forward come in.
     pub(crate) door: DoorFrame,
     pub connections: Connections,

@@ -44,6 +44,7 @@ use crate::{
     metrics::Metrics,
     mirror::{self, Mirrors},
     node::Node,
+    push::{self, Push},
     reload::Live,
     services::{Outside, Services},
     settings,
@@ -161,6 +162,8 @@ impl Node {
             .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
         let attachments =
             Attachments::new(store.clone(), files, clock.clone(), settings::attachments(&config));
+        let push = Push::open(&config.push, &dir)
+            .map_err(|error| StartError::Setting(error.to_string()))?;
         let door = DoorFrame::default();
         let federated = Federated::start(Parts {
             config: &linked,
@@ -181,6 +184,7 @@ impl Node {
         let node = Arc::new(Self {
             homes,
             afar,
+            push: push.map(Arc::new),
             door,
             conversations,
             inboxes,
@@ -218,6 +222,7 @@ impl Node {
         node.tasks.spawn(async move { audit.run(stop).await });
         let (presence, stop) = (node.presence.clone(), node.stop.clone());
         node.tasks.spawn(async move { presence.run(stop).await });
+        node.tasks.spawn(push::run(Arc::downgrade(&node)));
         node.tasks.spawn(courier::run(Arc::downgrade(&node)));
         node.tasks.spawn(maintenance::run_chat(Arc::downgrade(&node), node.stop.clone()));
         if !follow.is_empty() && node.config.social.enabled {

@@ -13,6 +13,7 @@ mod key_packages;
 mod mail;
 mod personal;
 mod post;
+mod push;
 mod read;
 mod retention;
 mod users;
@@ -27,6 +28,7 @@ pub use key_packages::{Fetch, Fetched, FetchedDevice, NewKeyPackage, PoolRow, Pu
 pub use mail::{MailTake, MailTaken, Place, RejoinAsked};
 pub use personal::{ConversationView, MarkOutcome, PersonalChange, PersonalOutcome};
 pub use post::{NewMessage, PostBatch, PostRefusal, Posted};
+pub use push::PushTarget;
 pub use read::{LogPage, LogQuery, LogWindow};
 pub use retention::{ConversationRetention, Pruned};
 pub use users::UserRow;

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::{ConversationStats, Map, follow::Followed};
-use crate::{failure::store_problem, feed::Feed, inbox::Inboxes};
+use crate::{failure::store_problem, feed::Feed, inbox::Inboxes, news::Place};
 
 /// Jobs that may wait in one line; beyond it they are refused as `rate_limited`.
 const MAX_WAITING: usize = 8_192;
@@ -250,6 +250,7 @@ impl Line {
     /// Hands a stored message to those who follow.
     fn tell(&self, shared: &Shared, message: &NewMessage, posted: &Posted, home: &str) {
         let Posted::Stored { seq, kind, epoch } = posted else { return };
+        shared.inboxes.news().note(|| Place::Conversation(self.conv.clone()));
         if !self.feed.has_followers() {
             return self.feed.skip_to(*seq);
         }

@@ -12,6 +12,7 @@ mod lists;
 mod person;
 mod presence;
 mod proxy;
+mod push;
 mod retention;
 mod rooms;
 mod sse;

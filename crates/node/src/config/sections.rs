@@ -46,6 +46,8 @@ section! {
         chat: Chat = Chat::default();
         /// Who is online, who may know, whom somebody does not want to hear of.
         presence: Presence = Presence::default();
+        /// Pushes to devices that are not connected.
+        push: Push = Push::default();
         /// Who may call services, and what is kept of calls.
         calls: Calls = Calls::default();
         /// Local programs as services.
@@ -491,6 +493,20 @@ section! {
         renews_per_min: Option<u64> = Some(60);
         /// Questions a minute of one user about who is online. 0 = no limit.
         status_per_min: Option<u64> = Some(120);
+    }
+}
+
+section! {
+    /// Pushes to devices that are not connected: Web Push without content, which UnifiedPush takes as well. Needs a restart.
+    pub struct Push {
+        /// How push services reach the operator: "mailto:…" or "https://…". "" = nothing is pushed.
+        contact: String = String::new();
+        /// A device is pushed to at most once in this time.
+        every: Duration = Duration::from_secs(10), in Duration::from_millis(100)..=Duration::from_secs(86_400);
+        /// How long a push service keeps a push for a device that is off.
+        ttl: Duration = Duration::from_secs(86_400), in Duration::ZERO..=Duration::from_secs(28 * 86_400);
+        /// Whether push services may be reached at private addresses, and by http://.
+        allow_private: bool = false;
     }
 }
 

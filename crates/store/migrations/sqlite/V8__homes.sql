@@ -41,3 +41,12 @@ CREATE TABLE home_mail_taken (
 
 -- Packages of the profile are for contacts.
 ALTER TABLE key_packages ADD COLUMN for_contacts INTEGER NOT NULL DEFAULT 0;
+
+-- Where a device hears that something is there, while it is not connected.
+CREATE TABLE push_subscriptions (
+    user_key      BLOB NOT NULL,
+    device_id     TEXT NOT NULL,
+    endpoint      TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (user_key, device_id)
+) STRICT, WITHOUT ROWID;

@@ -391,6 +391,17 @@ pub(super) const TABLES: &[Table] = &[
         None,
         &[("source", Text), ("user_key", Bytes), ("n", Number)],
     ),
+    table(
+        "push_subscriptions",
+        "user_key",
+        None,
+        &[
+            ("user_key", Bytes),
+            ("device_id", Text),
+            ("endpoint", Text),
+            ("created_at_ms", Number),
+        ],
+    ),
     table("tenant_usage", "tenant", None, &[("tenant", Text), ("day", Number), ("events", Number)]),
     table(
         "social_systems",
