@@ -154,7 +154,8 @@ async fn what_nginx_cuts_goes_on_where_it_was() {
     let (alice, bob) = (SigningKey::from_seed([1; 32]), SigningKey::from_seed([2; 32]));
     let client = Client::builder(&relay.url()).unwrap().key(alice.clone()).build().unwrap();
     let session = client.login("setup", None).await.unwrap();
-    let client = Client::builder(&relay.url()).unwrap().session(session.session_token).build().unwrap();
+    let client =
+        Client::builder(&relay.url()).unwrap().token(session.session_token).build().unwrap();
     let room = json!({ "conv_id": "room", "members": [bob.node_id()] });
     let made: Value = client.call(Request::post("/v1/rooms/create", &room)).await.unwrap();
     assert_eq!(made["status"], "ok");

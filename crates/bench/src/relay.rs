@@ -226,8 +226,8 @@ pub async fn open_session(to: SocketAddr, key: &SigningKey) -> anyhow::Result<Se
     let proof = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()));
     let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
     let device = DeviceId::new(DEVICE).context("a device")?;
-    let grant =
-        GrantClaims::new(key.node_id(), device, gateway.parse()?, now_ms as u64, 3_600_000).sign(key);
+    let grant = GrantClaims::new(key.node_id(), device, gateway.parse()?, now_ms as u64, 3_600_000)
+        .sign(key);
     let start = json!({
         "auth_token": format!("cr1.{id}.{proof}"), "device_id": DEVICE, "grants": [grant],
     });

@@ -53,7 +53,8 @@ impl News {
     /// Waits until something is new.
     pub async fn take(&self) -> Vec<Place> {
         loop {
-            let taken = std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner));
+            let taken =
+                std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner));
             if !taken.is_empty() {
                 return taken.into_iter().collect();
             }

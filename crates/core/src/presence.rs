@@ -455,9 +455,7 @@ impl Presence {
     }
 
     // Taken before `table`.
-    fn guests(
-        &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<(NodeId, NodeId), usize, RandomState>> {
+    fn guests(&self) -> std::sync::MutexGuard<'_, HashMap<(NodeId, NodeId), usize, RandomState>> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -32,7 +32,10 @@ pub(crate) enum Proof {
     Session(Arc<LiveSession>),
     SignedRequest,
     /// Another relay asks on its user's grant.
-    Grant { device: DeviceId, relay: RelayId },
+    Grant {
+        device: DeviceId,
+        relay: RelayId,
+    },
     Token(TokenPurpose),
 }
 

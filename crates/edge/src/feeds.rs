@@ -432,9 +432,8 @@ impl Feeds {
 
     fn fetch(&self, id: SubscriptionId, request: PageRequest) {
         let node = self.node.clone();
-        self.steps.push(Box::pin(async move {
-            Step::Page { id, result: node.page(request).await }
-        }));
+        self.steps
+            .push(Box::pin(async move { Step::Page { id, result: node.page(request).await } }));
     }
 
     fn fetch_inbox(&self, id: SubscriptionId, caller: Caller, from: u64) {

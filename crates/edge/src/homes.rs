@@ -43,8 +43,8 @@ use crate::{
 };
 
 pub(crate) use carry::{exchange, frame_answer, of as carried};
-pub(crate) use relay_node::homes::wire::Carried;
 pub(crate) use door::{FromRelay, HomeDoor};
+pub(crate) use relay_node::homes::wire::Carried;
 pub(crate) use tail::{Piece, Tail};
 
 /// Names the home in answers that came from there.
@@ -229,7 +229,7 @@ async fn forward(node: &Arc<Node>, home: RelayId, parts: Parts, body: &Bytes) ->
     let answer = tokio::select! {
         biased;
         over = held.over() => return Err(over_problem(over).into()),
-        answer = carry::exchange(node, &home, &carried, grant) => answer?,
+        answer = exchange(node, &home, &carried, grant) => answer?,
     };
     Ok(named(answer, &home))
 }
@@ -247,7 +247,7 @@ async fn look_everywhere(node: &Arc<Node>, request: Request, next: Next) -> Repl
         if answer.status() != StatusCode::NOT_FOUND {
             break;
         }
-        answer = named(carry::exchange(node, home, &carried, grant.clone()).await?, home);
+        answer = named(exchange(node, home, &carried, grant.clone()).await?, home);
     }
     Ok(answer)
 }
@@ -423,7 +423,7 @@ pub(crate) async fn answer_frame(
     carried: &Carried,
     grant: Option<String>,
 ) -> Result<Box<serde_json::value::RawValue>, Problem> {
-    frame_answer(carry::exchange(node, home, carried, grant).await?).await
+    frame_answer(exchange(node, home, carried, grant).await?).await
 }
 
 fn now_ms(node: &Node) -> u64 {

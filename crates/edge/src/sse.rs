@@ -18,7 +18,9 @@ use axum::{
 use bytes::{BufMut, Bytes, BytesMut};
 use relay_core::{fanout::Item, policy::Op};
 use relay_node::{Node, Place, Reader, chat::TailAsked};
-use relay_proto::{Code, Namespace, NodeId, Position, Problem, conv, frame::encode, lease::Resource};
+use relay_proto::{
+    Code, Namespace, NodeId, Position, Problem, conv, frame::encode, lease::Resource,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -183,8 +185,16 @@ fn answer(chunks: mpsc::Receiver<Bytes>) -> Response {
 /// What is to be followed.
 pub(crate) enum Asked {
     Events(Reader, Subscribe),
-    Lock { reader: Reader, ns: Namespace, resource: Option<Resource> },
-    Conversation { who: conv::Caller, asked: SubscribeConversation, presence: bool },
+    Lock {
+        reader: Reader,
+        ns: Namespace,
+        resource: Option<Resource>,
+    },
+    Conversation {
+        who: conv::Caller,
+        asked: SubscribeConversation,
+        presence: bool,
+    },
     /// A conversation, for a relay that hands it on.
     Tail(conv::Caller, TailAsked),
     /// A device's inbox.
@@ -214,7 +224,9 @@ impl Asked {
                 }
                 return Ok(None);
             }
-            Self::Tail(who, asked) => return subscriptions.feeds().open_for_relay(who, asked).await,
+            Self::Tail(who, asked) => {
+                return subscriptions.feeds().open_for_relay(who, asked).await;
+            }
             Self::Inbox(who, from_seq) => {
                 subscriptions.feeds().open_inbox(who, from_seq).await?;
                 return Ok(None);

@@ -267,13 +267,7 @@ fn want(node: &Node, turns: &mut HashMap<Key, Turn>, target: PushTarget) {
     turn.pending = true;
 }
 
-async fn ended(
-    node: &Node,
-    push: &Push,
-    turns: &mut HashMap<Key, Turn>,
-    key: Key,
-    sent: Sent,
-) {
+async fn ended(node: &Node, push: &Push, turns: &mut HashMap<Key, Turn>, key: Key, sent: Sent) {
     let Some(turn) = turns.get_mut(&key) else { return };
     turn.sending = false;
     match sent {
@@ -318,16 +312,21 @@ struct PublicOnly {
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
         let allow_private = self.allow_private;
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let found: Vec<SocketAddr> =
-                found.filter(|address| allow_private || is_public(address.ip())).collect();
-            if found.is_empty() {
-                return Err("the host has no address in the public network".into());
-            }
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
+        Box::pin(public_addresses(name, allow_private))
     }
+}
+
+async fn public_addresses(
+    name: Name,
+    allow_private: bool,
+) -> Result<Addrs, Box<dyn std::error::Error + Send + Sync>> {
+    let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+    let found: Vec<SocketAddr> =
+        found.filter(|address| allow_private || is_public(address.ip())).collect();
+    if found.is_empty() {
+        return Err("the host has no address in the public network".into());
+    }
+    Ok(Box::new(found.into_iter()))
 }
 
 /// Whether an address belongs to the public network.
@@ -344,7 +343,10 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_loopback()
         || address.is_link_local()
         || address.is_documentation()
-        || matches!((a, b, c), (0 | 224..=255, ..) | (100, 64..=127, _) | (192, 0, 0) | (198, 18 | 19, _));
+        || matches!(
+            (a, b, c),
+            (0 | 224..=255, ..) | (100, 64..=127, _) | (192, 0, 0) | (198, 18 | 19, _)
+        );
     !special
 }
 
@@ -378,9 +380,25 @@ mod tests {
     #[test]
     fn addresses_inside_are_told_from_those_outside() {
         for inside in [
-            "10.1.2.3", "127.0.0.1", "169.254.1.1", "192.168.0.1", "172.16.0.1", "100.64.0.1", "0.0.0.0",
-            "198.18.0.1", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fd00::1", "::ffff:10.0.0.1",
-            "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1", "ff02::1",
+            "10.1.2.3",
+            "127.0.0.1",
+            "169.254.1.1",
+            "192.168.0.1",
+            "172.16.0.1",
+            "100.64.0.1",
+            "0.0.0.0",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "ff02::1",
         ] {
             assert!(!is_public(inside.parse().unwrap()), "{inside}");
         }

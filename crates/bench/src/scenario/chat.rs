@@ -20,7 +20,7 @@ use crate::{
     publish::{Answer, Dialect, Pace, Publisher, SILENCE, Tally, drive},
     relay::{self, contains, frame},
     report::Row,
-    server::{Servers, Store, Target},
+    server::{Store, Target},
     ws::{self, Socket},
 };
 
@@ -112,7 +112,7 @@ async fn start(
 ) -> anyhow::Result<Target> {
     let file = dir.path().join(format!("{id}.toml"));
     std::fs::write(&file, config)?;
-    let mut servers = Servers { ..run.servers.clone() };
+    let mut servers = run.servers.clone();
     let named = ["--node-id".to_owned(), id.to_owned()];
     servers.server_args.extend(named);
     servers.server_args.extend(["--config".to_owned(), file.display().to_string()]);
@@ -387,7 +387,8 @@ async fn catch_up(run: &Run, store: Store) -> anyhow::Result<Row> {
         dialect: Arc::new(Acks),
         next: 0,
     }];
-    let filled = drive(&mut publisher, Pace::InFlight(256), BEHIND, Duration::from_secs(600)).await?;
+    let filled =
+        drive(&mut publisher, Pace::InFlight(256), BEHIND, Duration::from_secs(600)).await?;
     ensure!(filled.stored == BEHIND as u64, "{} of {BEHIND} messages are stored", filled.stored);
     let before = scene.at.watched.rss();
     let mut socket = relay::open_session(scene.at.addr, &own).await?.socket;

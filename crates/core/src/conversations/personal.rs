@@ -142,8 +142,9 @@ impl Conversations {
 /// `invalid_request` for a cursor of something that is not on the list.
 pub fn page_of(mut items: Vec<ListItem>, list: &List) -> Result<ListAnswer, Problem> {
     items.sort_by(|a, b| {
-        let key =
-            |item: &ListItem| (Reverse(item.pinned), Reverse(item.pinned_at_ms), item.created_at_ms);
+        let key = |item: &ListItem| {
+            (Reverse(item.pinned), Reverse(item.pinned_at_ms), item.created_at_ms)
+        };
         key(a).cmp(&key(b)).then_with(|| a.conv_id.cmp(&b.conv_id))
     });
     if let Some(cursor) = &list.cursor {

@@ -145,8 +145,11 @@ async fn user(
     request: Request,
 ) -> Reply {
     let UserBody { user_id, scope } = read_body(request).await?;
-    let lives_here =
-        node.store.is_home_user(user_id).await.map_err(|error| relay_core::failure::store_problem(&error))?;
+    let lives_here = node
+        .store
+        .is_home_user(user_id)
+        .await
+        .map_err(|error| relay_core::failure::store_problem(&error))?;
     let home = if lives_here {
         Some(node.identity.relay_id.clone())
     } else {

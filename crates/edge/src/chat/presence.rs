@@ -7,11 +7,7 @@ use axum::{
     http::StatusCode,
 };
 use relay_core::presence::view_body;
-use relay_node::{
-    Node,
-    chat::Home,
-    homes::wire::Carried,
-};
+use relay_node::{Node, chat::Home, homes::wire::Carried};
 use relay_proto::{
     NodeId, Problem, RelayId,
     auth::DeviceId,

@@ -54,6 +54,7 @@ pub(super) async fn unset(State(node): State<Arc<Node>>, request: Request) -> Re
 }
 
 fn pushing(node: &Node) -> Result<&Push, Problem> {
-    let off = || Problem::invalid("this relay does not push: its operator has not set push.contact");
+    let off =
+        || Problem::invalid("this relay does not push: its operator has not set push.contact");
     node.push.as_deref().ok_or_else(off)
 }

@@ -101,9 +101,9 @@ pub(super) async fn carry(response: Response) -> Answered {
             answer.body = Some(RawValue::from_string(text).map_err(|_| lost())?);
         }
         _ => {
-            let pieces = body.into_data_stream().map(|piece| {
-                piece.map_err(|_| CallError::internal("the home's answer broke off"))
-            });
+            let pieces = body
+                .into_data_stream()
+                .map(|piece| piece.map_err(|_| CallError::internal("the home's answer broke off")));
             stream = Some(pieces.boxed());
         }
     }

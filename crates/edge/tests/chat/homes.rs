@@ -26,7 +26,10 @@ async fn a_conversation_is_made_and_served_at_its_home_through_an_edge() {
     let bob = Person::login(&pair.home, 2, "d").await;
     alice.create(&pair.edge, "room", &[&bob]).await;
     // It is the home's, and nothing of it lies at the edge.
-    assert_eq!(alice.refused(&pair.edge, "/v1/rooms/create", json!({ "conv_id": "room" })).await.0, 400);
+    assert_eq!(
+        alice.refused(&pair.edge, "/v1/rooms/create", json!({ "conv_id": "room" })).await.0,
+        400
+    );
     let mut near = alice.socket(&pair.edge).await;
     near.follow("room", 1).await;
     near.expect("conv.subscribed").await;
@@ -46,18 +49,25 @@ async fn a_conversation_is_made_and_served_at_its_home_through_an_edge() {
     }
     for body in [seen.0.unwrap(), seen.1.unwrap(), far.expect("conv.event").await["body"].clone()] {
         assert_eq!(body["seq"], 1);
-        assert_eq!((&body["conv_home"], &body["origin_gateway"]), (&json!("home-b"), &json!("edge-a")));
+        assert_eq!(
+            (&body["conv_home"], &body["origin_gateway"]),
+            (&json!("home-b"), &json!("edge-a"))
+        );
     }
     assert_eq!(bob.send(&pair.home, "room", "m2").await, 2);
     let event = near.expect("conv.event").await;
-    assert_eq!((&event["body"]["seq"], &event["body"]["origin_gateway"]), (&json!(2), &json!("home-b")));
+    assert_eq!(
+        (&event["body"]["seq"], &event["body"]["origin_gateway"]),
+        (&json!(2), &json!("home-b"))
+    );
     // The same message again, through either relay, has its first number.
     assert_eq!(alice.send(&pair.edge, "room", "m1").await, 1);
     assert_eq!(alice.send(&pair.edge, "room", "m3").await, 3);
     // Cursors, marks and lists are the home's.
     near.expect("conv.event").await;
     near.ask("conv.ack", "a", json!({ "conv_id": "room", "seq": 2 })).await;
-    let marked = alice.ok(&pair.edge, "/v1/conversations/mark_read", json!({ "conv_id": "room" })).await;
+    let marked =
+        alice.ok(&pair.edge, "/v1/conversations/mark_read", json!({ "conv_id": "room" })).await;
     assert_eq!(marked["last_read_seq"], 3);
     let list = alice.get(&pair.edge, "/v1/conversations").await.json();
     assert_eq!(list["items"][0]["home_gateway"], "home-b");
@@ -171,7 +181,10 @@ async fn what_lies_at_a_users_home_is_reached_through_the_edge() {
     let packages: Vec<String> = (0..3_u32).map(|n| STANDARD.encode(n.to_be_bytes())).collect();
     let body = json!({ "device_id": "d", "keypackages": packages });
     let published = alice.ok(&pair.edge, "/v1/keypackages", body).await;
-    assert_eq!((&published["user_home_gateway"], &published["available"]), (&json!("home-b"), &json!(3)));
+    assert_eq!(
+        (&published["user_home_gateway"], &published["available"]),
+        (&json!("home-b"), &json!(3))
+    );
     let pool = alice.get(&pair.edge, "/v1/keypackages/pool").await.json();
     assert_eq!(pool["devices"][0]["available"], 3);
     let bob = Person::login(&pair.home, 2, "d").await;
@@ -201,9 +214,11 @@ async fn without_a_way_nothing_is_stored_and_without_a_grant_nothing_is_forwarde
     let lonely = format!("{FREE}user_home = \"nobody\"\n");
     let edge = House::open(&lonely).await;
     let alice = Person::login(&edge, 1, "d").await;
-    let (status, code, _) = alice.refused(&edge, "/v1/rooms/create", json!({ "conv_id": "r" })).await;
+    let (status, code, _) =
+        alice.refused(&edge, "/v1/rooms/create", json!({ "conv_id": "r" })).await;
     assert_eq!((status, code.as_str()), (503, "home_unreachable"));
-    let frame = json!({ "v": 1, "t": "conv.send", "body": { "conv_id": "r", "msg_id": "m", "env": "e" } });
+    let frame =
+        json!({ "v": 1, "t": "conv.send", "body": { "conv_id": "r", "msg_id": "m", "env": "e" } });
     let refused = alice.post(&edge, "/v1/inbox", frame.clone()).await;
     assert_eq!((refused.status, refused.code().as_str()), (503, "home_unreachable"));
     assert!(refused.header("retry-after").is_some());
@@ -215,8 +230,14 @@ async fn without_a_way_nothing_is_stored_and_without_a_grant_nothing_is_forwarde
     let alice = Person::login(&pair.edge, 1, "d").await;
     alice.create(&pair.edge, "room", &[]).await;
     let bare = Person::login_without_grant(&pair.edge, 1, "d").await;
-    let refused = bare.post(&pair.edge, "/v1/inbox", json!({ "v": 1, "t": "conv.send", "body": {
-        "conv_id": "room", "msg_id": "m", "env": "e" } })).await;
+    let refused = bare
+        .post(
+            &pair.edge,
+            "/v1/inbox",
+            json!({ "v": 1, "t": "conv.send", "body": {
+        "conv_id": "room", "msg_id": "m", "env": "e" } }),
+        )
+        .await;
     assert_eq!((refused.status, &refused.json()["grant_for"]), (401, &json!("edge-a")));
     let stranger = Person::login(&pair.edge, 9, "d").await;
     let message = |answer: &Value| (answer["code"].clone(), answer["message"].clone());
@@ -232,7 +253,12 @@ async fn two_homes() -> Pair {
 }
 
 /// Asks until the answer is as it should be.
-async fn until(person: &Person, house: &House, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+async fn until(
+    person: &Person,
+    house: &House,
+    path: &str,
+    holds: impl Fn(&Value) -> bool,
+) -> Value {
     let wait = async {
         loop {
             let answer = person.get(house, path).await.json();
@@ -257,8 +283,12 @@ async fn an_invited_user_of_another_home_finds_the_conversation_there() {
     let list = until(&bob, &pair.home, "/v1/conversations", |list| {
         list["items"].as_array().unwrap().len() == 2
     });
-    let homes: Vec<Value> =
-        list.await["items"].as_array().unwrap().iter().map(|item| item["home_gateway"].clone()).collect();
+    let homes: Vec<Value> = list.await["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["home_gateway"].clone())
+        .collect();
     assert!(homes.contains(&json!("edge-a")) && homes.contains(&json!("home-b")), "{homes:?}");
     let mut reader = bob.socket(&pair.home).await;
     reader.follow("ours", 1).await;
@@ -267,7 +297,10 @@ async fn an_invited_user_of_another_home_finds_the_conversation_there() {
     assert_eq!(bob.send(&pair.home, "ours", "b").await, 2);
     for seq in 1..=2 {
         let event = reader.expect("conv.event").await;
-        assert_eq!((&event["body"]["seq"], &event["body"]["conv_home"]), (&json!(seq), &json!("edge-a")));
+        assert_eq!(
+            (&event["body"]["seq"], &event["body"]["conv_home"]),
+            (&json!(seq), &json!("edge-a"))
+        );
     }
     let marked = bob.ok(&pair.home, "/v1/conversations/mark_all_read", json!({})).await;
     assert_eq!(marked["updated_conv_ids"], json!(["ours"]));
@@ -275,7 +308,10 @@ async fn an_invited_user_of_another_home_finds_the_conversation_there() {
     let edge_gone = pair.edge;
     edge_gone.close().await;
     let list = bob.get(&pair.home, "/v1/conversations").await.json();
-    assert_eq!((&list["unreachable"], &list["items"][0]["conv_id"]), (&json!(["edge-a"]), &json!("mine")));
+    assert_eq!(
+        (&list["unreachable"], &list["items"][0]["conv_id"]),
+        (&json!(["edge-a"]), &json!("mine"))
+    );
     let frame = json!({ "v": 1, "t": "conv.send", "body": { "conv_id": "ours", "msg_id": "c", "env": "e" } });
     assert_eq!(bob.post(&pair.home, "/v1/inbox", frame).await.code(), "home_unreachable");
 }
@@ -289,7 +325,8 @@ async fn whoever_is_removed_is_not_listed_any_longer() {
     let target = json!({ "conv_id": "ours", "members": [bob.id()] });
     for round in 0..3 {
         alice.ok(&pair.edge, "/v1/rooms/invite", target.clone()).await;
-        until(&bob, &pair.home, "/v1/conversations", |list| list["items"][0]["conv_id"] == "ours").await;
+        until(&bob, &pair.home, "/v1/conversations", |list| list["items"][0]["conv_id"] == "ours")
+            .await;
         if round == 1 {
             pair.cut();
         }
@@ -300,7 +337,8 @@ async fn whoever_is_removed_is_not_listed_any_longer() {
     let carol = json!({ "conv_id": "ours", "members": [crate::person::id(3)] });
     alice.ok(&pair.edge, "/v1/rooms/invite", carol).await;
     let carol = Person::login(&pair.home, 3, "d").await;
-    until(&carol, &pair.home, "/v1/conversations", |list| list["items"][0]["conv_id"] == "ours").await;
+    until(&carol, &pair.home, "/v1/conversations", |list| list["items"][0]["conv_id"] == "ours")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -351,12 +389,24 @@ async fn a_welcome_travels_to_the_home_of_the_invited() {
         "kind": "application", "env": private_message(&[7; 32], 1, 1, b"hello") } });
     assert_eq!(bob.ok(&pair.home, "/v1/inbox", send).await["seq"], 2);
     // A device that has lost everything asks the others, wherever they live.
-    let asked = alice.ok(&pair.edge, "/v1/conversations/rejoin_request", json!({
-        "conv_id": conv, "members": [bob.id()] })).await;
+    let asked = alice
+        .ok(
+            &pair.edge,
+            "/v1/conversations/rejoin_request",
+            json!({
+        "conv_id": conv, "members": [bob.id()] }),
+        )
+        .await;
     assert_eq!(asked["asked"], 1);
     let entry = inbox.expect("inbox.event").await;
-    assert_eq!((&entry["body"]["seq"], &entry["body"]["kind"]), (&json!(2), &json!("rejoin_request")));
-    assert_eq!((&entry["body"]["user_id"], &entry["body"]["conv_home"]), (&json!(alice.id()), &json!("edge-a")));
+    assert_eq!(
+        (&entry["body"]["seq"], &entry["body"]["kind"]),
+        (&json!(2), &json!("rejoin_request"))
+    );
+    assert_eq!(
+        (&entry["body"]["user_id"], &entry["body"]["conv_home"]),
+        (&json!(alice.id()), &json!("edge-a"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -374,7 +424,10 @@ async fn contacts_of_other_homes_see_each_other() {
     let lease = json!({ "device_id": "d", "ttl_seconds": 60 });
     bob.ok(&pair.home, "/v1/presence/lease", lease.clone()).await;
     let update = near.expect("presence.update").await;
-    assert_eq!((&update["body"]["user_id"], &update["body"]["status"]), (&json!(bob.id()), &json!("online")));
+    assert_eq!(
+        (&update["body"]["user_id"], &update["body"]["status"]),
+        (&json!(bob.id()), &json!("online"))
+    );
     let status = alice.ok(&pair.edge, "/v1/presence/status", watch(&bob)).await;
     assert_eq!(status["statuses"][0]["status"], "online");
     let status = carol.ok(&pair.edge, "/v1/presence/status", watch(&bob)).await;
@@ -391,7 +444,12 @@ async fn contacts_of_other_homes_see_each_other() {
         }
     }
     bob.ok(&pair.home, "/v1/presence/block", watch(&alice)).await;
-    bob.ok(&pair.home, "/v1/presence/lease", json!({ "device_id": "d", "ttl_seconds": 60, "invisible": false })).await;
+    bob.ok(
+        &pair.home,
+        "/v1/presence/lease",
+        json!({ "device_id": "d", "ttl_seconds": 60, "invisible": false }),
+    )
+    .await;
     let status = alice.ok(&pair.edge, "/v1/presence/status", watch(&bob)).await;
     assert_eq!(status["statuses"][0]["status"], "unavailable");
     for socket in [&mut near, &mut stranger] {
@@ -408,7 +466,8 @@ async fn relays_that_are_restarted_at_random_lose_nothing() {
     let bob = Person::login(&pair.home, 2, "d").await;
     let alice = Person::login(&pair.edge, 1, "d").await;
     alice.create(&pair.edge, "ours", &[&bob]).await;
-    until(&bob, &pair.home, "/v1/conversations", |list| list["items"][0]["conv_id"] == "ours").await;
+    until(&bob, &pair.home, "/v1/conversations", |list| list["items"][0]["conv_id"] == "ours")
+        .await;
     let mut seen = [0, 0];
     // The same on each run, and like chance.
     let mut dice = 7_u64;
@@ -433,14 +492,17 @@ async fn relays_that_are_restarted_at_random_lose_nothing() {
                 loop {
                     match send(house, who, n).await {
                         Some(answer) if answer.status == 200 => break,
-                        Some(answer) => assert_eq!(answer.code(), "home_unreachable", "{}", answer.body),
+                        Some(answer) => {
+                            assert_eq!(answer.code(), "home_unreachable", "{}", answer.body)
+                        }
                         None => {}
                     }
                     pause().await;
                 }
             }
         }
-        for (at, (house, who)) in [(&pair.edge, &alice), (&pair.home, &bob)].into_iter().enumerate() {
+        for (at, (house, who)) in [(&pair.edge, &alice), (&pair.home, &bob)].into_iter().enumerate()
+        {
             let mut socket = who.socket(house).await;
             socket.follow("ours", seen[at] + 1).await;
             while seen[at] < (round + 1) * 2 * EACH {

@@ -11,7 +11,8 @@ use tokio::{
 
 use crate::{FREE, person::Person, support::House};
 
-const ON: &str = "[push]\ncontact = \"mailto:operator@example.com\"\nallow_private = true\nevery = \"200ms\"\n";
+const ON: &str =
+    "[push]\ncontact = \"mailto:operator@example.com\"\nallow_private = true\nevery = \"200ms\"\n";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A push service: tells each request that comes, and answers with the status that its path names.
@@ -33,7 +34,9 @@ async fn push_service() -> (String, mpsc::UnboundedReceiver<String>) {
                 }
                 let request = String::from_utf8(request).unwrap().to_lowercase();
                 let status = if request.starts_with("post /gone") { 410 } else { 201 };
-                let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let answer = format!(
+                    "HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                );
                 let _ = stream.write_all(answer.as_bytes()).await;
                 let _ = tell.send(request);
             });
@@ -106,8 +109,13 @@ async fn nothing_is_pushed_unless_it_is_set_up_and_never_inside() {
     let house = House::open("[push]\ncontact = \"mailto:operator@example.com\"\n").await;
     let alice = Person::login(&house, 1, "d").await;
     for bad in [
-        "http://push.example.com/x", "https://127.0.0.1/x", "https://[::1]/x", "https://10.0.0.1/", "ftp://x/",
-        "https://user@push.example.com/", "nothing",
+        "http://push.example.com/x",
+        "https://127.0.0.1/x",
+        "https://[::1]/x",
+        "https://10.0.0.1/",
+        "ftp://x/",
+        "https://user@push.example.com/",
+        "nothing",
     ] {
         assert_eq!(set(&alice, &house, bad).await, 400, "{bad}");
     }

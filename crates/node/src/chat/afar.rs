@@ -67,10 +67,10 @@ pub struct Afar {
 
 impl Afar {
     /// What a relay `me` of this configuration begins with.
-    pub(crate) fn new(config: &Config, me: &str) -> Result<Self, relay_proto::NameError> {
+    pub(crate) fn new(config: &Config, me: &str) -> Result<Self, String> {
         let home = config.chat.user_home.as_str();
         let user_home =
-            if matches!(home, "" | "self") || home == me { None } else { Some(home.parse()?) };
+            if matches!(home, "" | "self") || home == me { None } else { Some(home.parse().map_err(|_| format!("'{home}' is no relay id"))?) };
         let links = !config.federation.connect.is_empty()
             || !config.federation.peers.is_empty()
             || config.hub.psk_file.is_some();
@@ -269,11 +269,7 @@ impl Node {
     ///
     /// # Errors
     /// The store's.
-    pub async fn known_place(
-        &self,
-        user: NodeId,
-        conv: ConvId,
-    ) -> Result<Option<String>, Problem> {
+    pub async fn known_place(&self, user: NodeId, conv: ConvId) -> Result<Option<String>, Problem> {
         let place = self.store.conversation_place(conv, user).await;
         Ok(match place.map_err(|error| store_problem(&error))? {
             Place::Here => Some(self.identity.relay_id.clone()),

@@ -111,7 +111,9 @@ fn notice_others(node: &Node) {
     let federated = node.federated();
     let federation = &federated.federation;
     let linked = || {
-        federation.hub().is_some() || !federation.spokes().is_empty() || !federation.peers().is_empty()
+        federation.hub().is_some()
+            || !federation.spokes().is_empty()
+            || !federation.peers().is_empty()
     };
     if node.afar.is_alone() && linked() && node.afar.meet() {
         node.conversations.expect_others();
@@ -131,7 +133,11 @@ async fn bring_all(node: &Arc<Node>, deferred: &mut Deferred) -> Result<(), Prob
         if mail.is_empty() {
             let old = node.now_ms().saturating_sub(KEPT_MS);
             deferred.retain(|_, (until, _)| *until > now);
-            return node.store.delete_mail(Vec::new(), old).await.map_err(|error| store_problem(&error));
+            return node
+                .store
+                .delete_mail(Vec::new(), old)
+                .await
+                .map_err(|error| store_problem(&error));
         }
         bring(node, mail, deferred).await?;
     }

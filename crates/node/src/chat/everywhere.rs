@@ -130,9 +130,7 @@ impl Node {
         let mut relays: Vec<RelayId> = names.iter().filter_map(|name| name.parse().ok()).collect();
         relays.sort_unstable();
         relays.dedup();
-        relays.retain(|relay| {
-            relay.as_str() != self.identity.relay_id && !except.contains(relay)
-        });
+        relays.retain(|relay| relay.as_str() != self.identity.relay_id && !except.contains(relay));
         relays
     }
 
@@ -150,7 +148,7 @@ impl Node {
                 let request = request.clone();
                 async move {
                     let asked = self.ask_in_order(home, caller, vec![request]).await;
-                    (home, asked.and_then(|outcomes| only(outcomes)))
+                    (home, asked.and_then(only))
                 }
             })
             .collect();

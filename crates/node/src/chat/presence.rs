@@ -113,12 +113,7 @@ impl Node {
 }
 
 /// Follows the homes of a user's contacts while the user is connected.
-async fn run(
-    node: Arc<Node>,
-    caller: Caller,
-    changed: Arc<Notify>,
-    over: CancellationToken,
-) {
+async fn run(node: Arc<Node>, caller: Caller, changed: Arc<Notify>, over: CancellationToken) {
     loop {
         let follow = async {
             let homes = homes(&node, caller.user).await;

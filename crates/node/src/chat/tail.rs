@@ -222,7 +222,8 @@ impl Node {
             let grant = self.grant_of(&request.reader)?;
             match self.ask_for::<Frames>(home, &carried, Some(grant)).await {
                 Ok(Frames { frames, more, limit }) => {
-                    let text = |frame: Box<RawValue>| Bytes::from(String::from(Box::<str>::from(frame)));
+                    let text =
+                        |frame: Box<RawValue>| Bytes::from(String::from(Box::<str>::from(frame)));
                     let frames =
                         frames.into_iter().map(|(seq, frame)| (seq, text(frame))).collect();
                     return Ok((Page { frames, more }, limit));

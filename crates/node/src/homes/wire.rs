@@ -133,7 +133,9 @@ impl Node {
 
 async fn whole(body: Option<Json>, stream: Option<BodyStream>) -> Result<Bytes, Problem> {
     let Some(mut stream) = stream else {
-        return Ok(body.map(|body| String::from(Box::<str>::from(body)).into()).unwrap_or_default());
+        return Ok(body
+            .map(|body| String::from(Box::<str>::from(body)).into())
+            .unwrap_or_default());
     };
     let mut bytes = BytesMut::new();
     while let Some(piece) = stream.next().await {

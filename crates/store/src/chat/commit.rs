@@ -147,6 +147,7 @@ async fn commit<S: Sql>(sql: &S, bundle: &CommitBundle) -> Result<Committed> {
             at_ms: message.at_ms,
             max_members: bundle.max_members,
             max_per_user: bundle.max_per_user,
+            mail: bundle.mail,
             gate: Gate::open(),
         };
         let steps = match govern::plan(sql, &conversation, &change).await? {

@@ -314,12 +314,7 @@ async fn last_resort<S: Sql>(
          WHERE user_key = $1 AND device_id = $2 AND last_resort = 1 AND bytes IS NOT NULL
              AND (not_after_s IS NULL OR not_after_s > $3) AND for_contacts <= $4
          ORDER BY n DESC LIMIT 1",
-        &[
-            (&fetch.user).into(),
-            device.into(),
-            (fetch.now_ms / 1_000).into(),
-            knows.into(),
-        ],
+        &[(&fetch.user).into(), device.into(), (fetch.now_ms / 1_000).into(), knows.into()],
     )
     .await?;
     let Some(mut row) = row else { return Ok(None) };

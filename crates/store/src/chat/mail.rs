@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Store,
     error::Result,
-    sql::{Sql, damaged, exists, look, one, transact},
+    sql::{Arg, Row, Sql, damaged, exists, look, one, transact},
 };
 
 /// Devices of a user that are told of something.
@@ -147,12 +147,7 @@ async fn other_homes<S: Sql>(sql: &S, user: &NodeId) -> Result<Vec<String>> {
 }
 
 /// Writes mail for a user, unless the user lives here; whether it was written.
-pub(super) async fn write<S: Sql>(
-    sql: &S,
-    user: &NodeId,
-    mail: &Mail,
-    at_ms: u64,
-) -> Result<bool> {
+pub(super) async fn write<S: Sql>(sql: &S, user: &NodeId, mail: &Mail, at_ms: u64) -> Result<bool> {
     if is_home_user(sql, user).await? {
         return Ok(false);
     }
@@ -178,18 +173,23 @@ async fn waiting<S: Sql>(
     sql: &S,
     (except, limit): &(Vec<NodeId>, u64),
 ) -> Result<Vec<NumberedMail>> {
-    let mut args = vec![(*limit).into()];
+    let mut args: Vec<Arg<'_>> = vec![(*limit).into()];
     let mut skipped = String::new();
     for user in except {
         args.push(user.into());
         let comma = if skipped.is_empty() { "" } else { ", " };
         skipped.push_str(&format!("{comma}${}", args.len()));
     }
-    let condition =
-        if except.is_empty() { String::new() } else { format!("WHERE user_key NOT IN ({skipped})") };
-    let text = format!("SELECT n, user_key, body FROM home_mail {condition} ORDER BY n, user_key LIMIT $1");
+    let condition = if except.is_empty() {
+        String::new()
+    } else {
+        format!("WHERE user_key NOT IN ({skipped})")
+    };
+    let text = format!(
+        "SELECT n, user_key, body FROM home_mail {condition} ORDER BY n, user_key LIMIT $1"
+    );
     let rows = sql.rows(&text, &args).await?;
-    let read = |mut row: crate::sql::Row| {
+    let read = |mut row: Row| {
         Ok(NumberedMail {
             n: row.number(0)?,
             user_id: row.key(1)?,
@@ -199,10 +199,7 @@ async fn waiting<S: Sql>(
     rows.into_iter().map(read).collect()
 }
 
-async fn delete<S: Sql>(
-    sql: &S,
-    (mail, before_ms): &(Vec<(NodeId, u64)>, u64),
-) -> Result<()> {
+async fn delete<S: Sql>(sql: &S, (mail, before_ms): &(Vec<(NodeId, u64)>, u64)) -> Result<()> {
     for (user, n) in mail {
         let text = "DELETE FROM home_mail WHERE user_key = $1 AND n = $2";
         sql.run(text, &[user.into(), (*n).into()]).await?;
@@ -247,11 +244,7 @@ async fn move_mark<S: Sql>(sql: &S, source: &str, item: &NumberedMail) -> Result
     Ok(moved > 0)
 }
 
-async fn apply<S: Sql>(
-    sql: &S,
-    take: &MailTake,
-    item: &NumberedMail,
-) -> Result<Vec<InboxPost>> {
+async fn apply<S: Sql>(sql: &S, take: &MailTake, item: &NumberedMail) -> Result<Vec<InboxPost>> {
     let user = &item.user_id;
     match (&item.mail, &take.source) {
         (Mail::Joined { .. } | Mail::Left { .. }, None) => Ok(Vec::new()),
@@ -283,8 +276,7 @@ async fn apply<S: Sql>(
                 None => home_of(sql, conv_id).await?,
             };
             let body = inbox::welcome_body(conv_id, &home, *conv_seq, inviter, env);
-            let entry =
-                inbox::put(sql, user, device_id, body, take.at_ms, take.max_inbox).await?;
+            let entry = inbox::put(sql, user, device_id, body, take.at_ms, take.max_inbox).await?;
             Ok(vec![InboxPost { user: *user, device: device_id.clone(), entry }])
         }
         (Mail::RejoinRequest { conv_id, user_id, device_id }, source) => {
@@ -388,10 +380,7 @@ async fn tell_devices<S: Sql>(
     Ok(posts)
 }
 
-async fn ask_rejoin<S: Sql>(
-    sql: &S,
-    asked: &RejoinAsked,
-) -> Result<Option<(u64, Vec<InboxPost>)>> {
+async fn ask_rejoin<S: Sql>(sql: &S, asked: &RejoinAsked) -> Result<Option<(u64, Vec<InboxPost>)>> {
     let text = "SELECT n, home FROM conversations WHERE conv_id = $1";
     let Some(mut row) = one(sql, text, &[(&asked.conv).into()]).await? else { return Ok(None) };
     let (n, home) = (row.number(0)? as i64, row.text(1)?);
@@ -404,13 +393,16 @@ async fn ask_rejoin<S: Sql>(
             &[n.into()],
         )
         .await?;
+    // Roles up to 1 may invite; of two the other one is asked whatever their role.
+    let all = rows.len() <= 2;
     let mut targets = Vec::new();
     for mut row in rows {
         let (user, role) = (row.key(0)?, row.number(1)?);
-        let named = asked.members.contains(&user);
-        // Roles up to 1 may invite; in a conversation of two the other one is asked whatever their role.
-        let by_role = asked.members.is_empty() && (role <= 1 || user == asked.user);
-        if (named || by_role) && (targets.len() as u64) < asked.max_asked {
+        let is_asked = match asked.members.is_empty() {
+            true => all || role <= 1 || user == asked.user,
+            false => asked.members.contains(&user),
+        };
+        if is_asked && (targets.len() as u64) < asked.max_asked {
             targets.push(user);
         }
     }

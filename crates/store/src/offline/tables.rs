@@ -395,12 +395,7 @@ pub(super) const TABLES: &[Table] = &[
         "push_subscriptions",
         "user_key",
         None,
-        &[
-            ("user_key", Bytes),
-            ("device_id", Text),
-            ("endpoint", Text),
-            ("created_at_ms", Number),
-        ],
+        &[("user_key", Bytes), ("device_id", Text), ("endpoint", Text), ("created_at_ms", Number)],
     ),
     table("tenant_usage", "tenant", None, &[("tenant", Text), ("day", Number), ("events", Number)]),
     table(

@@ -559,8 +559,14 @@ pub async fn a_key_package_is_handed_out_once(place: Place) {
     assert_eq!(publish(&store, user(1), &laptop, packages(0, 60), Some(vec![200; 9])).await, 60);
     assert_eq!(publish(&store, user(1), &laptop, packages(50, 80), None).await, 80);
     assert_eq!(publish(&store, user(1), &phone, packages(100, 110), None).await, 10);
-    let fetch =
-        |count, per_device| Fetch { by: user(2), user: user(1), count, per_device, contacts_only: false, now_ms: 2_000 };
+    let fetch = |count, per_device| Fetch {
+        by: user(2),
+        user: user(1),
+        count,
+        per_device,
+        contacts_only: false,
+        now_ms: 2_000,
+    };
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..12 {
         let (store, fetch) = (store.clone(), fetch(8, false));
@@ -622,7 +628,14 @@ pub async fn full_and_expired_pools(place: Place) {
         max_pool: 5,
     };
     assert_eq!(store.publish_key_packages(publish).await.unwrap().available, 5);
-    let fetch = |now_ms| Fetch { by: user(2), user: user(1), count: 64, per_device: false, contacts_only: false, now_ms };
+    let fetch = |now_ms| Fetch {
+        by: user(2),
+        user: user(1),
+        count: 64,
+        per_device: false,
+        contacts_only: false,
+        now_ms,
+    };
     let late = store.fetch_key_packages(fetch(100_000)).await.unwrap();
     assert_eq!(late.packages, [vec![8; 4], vec![9; 4]], "the others have expired");
     let early = store.fetch_key_packages(fetch(99_000)).await.unwrap();
