@@ -15,6 +15,7 @@ mod proxy;
 mod push;
 mod retention;
 mod rooms;
+mod silence;
 mod sse;
 #[path = "../support/mod.rs"]
 mod support;

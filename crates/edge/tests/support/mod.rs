@@ -248,6 +248,10 @@ impl Socket {
         self.0.send(tungstenite::Message::text(text)).await.unwrap();
     }
 
+    pub async fn send_binary(&mut self, bytes: &[u8]) {
+        self.0.send(tungstenite::Message::binary(bytes.to_vec())).await.unwrap();
+    }
+
     /// The next frame.
     pub async fn next(&mut self) -> Value {
         loop {
