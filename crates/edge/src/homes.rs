@@ -14,7 +14,7 @@ mod carry;
 mod door;
 mod tail;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -42,16 +42,15 @@ use crate::{
     reply::{Refused, Reply},
 };
 
-pub(crate) use carry::{Carried, frame_answer};
+pub(crate) use carry::{exchange, frame_answer, of as carried};
 pub(crate) use door::{FromRelay, HomeDoor};
+pub(crate) use relay_node::homes::wire::Carried;
 pub(crate) use tail::{Piece, Tail};
 
 /// Names the home in answers that came from there.
 pub(crate) const HOME_HEADER: &str = "relay-home";
 /// Carries a grant where no session does.
 pub(crate) const GRANT_HEADER: &str = "relay-grant";
-/// How long the home may take for what does not wait on purpose.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Events of one forwarded request: well below what a link takes as one message.
 const MAX_EVENTS: usize = 256;
 const MAX_BYTES: usize = 512 << 10;
@@ -218,7 +217,7 @@ async fn forward(node: &Arc<Node>, home: RelayId, parts: Parts, body: &Bytes) ->
     let speaker = Speaker::of(&parts.headers, &caller);
     let changes = parts.method == Method::POST;
     let grant = if changes { Some(speaker.need_grant(node)?) } else { speaker.grant(node) };
-    let carried = Carried::of(&parts, body)?;
+    let carried = carry::of(&parts, body)?;
     let mut held = Held::of(node, &caller);
     if matches!(parts.uri.path(), "/v1/events/stream" | "/v1/lock-watch") {
         let tail = match Tail::open(node.clone(), home.clone(), carried, speaker).await? {
@@ -230,7 +229,7 @@ async fn forward(node: &Arc<Node>, home: RelayId, parts: Parts, body: &Bytes) ->
     let answer = tokio::select! {
         biased;
         over = held.over() => return Err(over_problem(over).into()),
-        answer = carry::exchange(node, &home, &carried, grant) => answer?,
+        answer = exchange(node, &home, &carried, grant) => answer?,
     };
     Ok(named(answer, &home))
 }
@@ -241,14 +240,14 @@ async fn look_everywhere(node: &Arc<Node>, request: Request, next: Next) -> Repl
     // Found out once: a signed request is good once.
     let caller = auth::caller(node, &parts, &[]).await?;
     let grant = Speaker::of(&parts.headers, &caller).grant(node);
-    let carried = Carried::of(&parts, &Bytes::new())?;
+    let carried = carry::of(&parts, &Bytes::new())?;
     parts.extensions.insert(Known(caller));
     let mut answer = next.run(Request::from_parts(parts, body)).await;
     for home in node.homes.others() {
         if answer.status() != StatusCode::NOT_FOUND {
             break;
         }
-        answer = named(carry::exchange(node, home, &carried, grant.clone()).await?, home);
+        answer = named(exchange(node, home, &carried, grant.clone()).await?, home);
     }
     Ok(answer)
 }
@@ -424,7 +423,7 @@ pub(crate) async fn answer_frame(
     carried: &Carried,
     grant: Option<String>,
 ) -> Result<Box<serde_json::value::RawValue>, Problem> {
-    frame_answer(carry::exchange(node, home, carried, grant).await?).await
+    frame_answer(exchange(node, home, carried, grant).await?).await
 }
 
 fn now_ms(node: &Node) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! [`Node::start`] builds everything below the doors from a [`config::Config`]; `relay-edge` puts doors before it.
 
-mod chat;
+pub mod chat;
 pub mod config;
 mod connections;
 pub mod federation;
@@ -14,6 +14,7 @@ mod maintenance;
 pub mod metrics;
 mod mirror;
 mod node;
+pub mod push;
 mod reload;
 pub mod services;
 mod settings;

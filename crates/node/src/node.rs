@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    chat::Afar,
     config::Config,
     connections::Connections,
     federation::Federated,
@@ -39,6 +40,7 @@ use crate::{
     identity::Identity,
     metrics::Metrics,
     mirror::Mirrors,
+    push::Push,
     reload::Live,
     services::Services,
     settings,
@@ -71,6 +73,9 @@ pub struct Node {
     pub services: Arc<Services>,
     pub(crate) federated: ArcSwap<Federated>,
     pub homes: Homes,
+    pub(crate) afar: Afar,
+    /// Where it is set up.
+    pub push: Option<Arc<Push>>,
     /// Where requests that other relays forward come in.
     pub(crate) door: DoorFrame,
     pub connections: Connections,

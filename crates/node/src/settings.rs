@@ -158,6 +158,7 @@ pub(crate) fn key_packages(config: &Config) -> KeyPackagesConfig {
         target_fetches_per_min: rate(chat.kp_target_fetches_per_min),
         publishes_per_min: rate(chat.kp_publishes_per_min),
         pool_max: chat.kp_pool_max,
+        contacts_only: chat.kp_contacts_only,
         max_inbox: chat.inbox_max,
     }
 }

@@ -33,6 +33,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    chat::{Afar, courier},
     config::{Backend, Config},
     connections::Connections,
     federation::{Federated, Parts},
@@ -43,6 +44,7 @@ use crate::{
     metrics::Metrics,
     mirror::{self, Mirrors},
     node::Node,
+    push::{self, Push},
     reload::Live,
     services::{Outside, Services},
     settings,
@@ -160,6 +162,8 @@ impl Node {
             .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
         let attachments =
             Attachments::new(store.clone(), files, clock.clone(), settings::attachments(&config));
+        let push = Push::open(&config.push, &dir)
+            .map_err(|error| StartError::Setting(error.to_string()))?;
         let door = DoorFrame::default();
         let federated = Federated::start(Parts {
             config: &linked,
@@ -172,8 +176,15 @@ impl Node {
             clock: clock.clone(),
         })?;
         let homes = Homes::new(&config, &identity.relay_id)?;
+        let afar = Afar::new(&linked, &identity.relay_id)
+            .map_err(|error| StartError::Setting(format!("chat.user_home: {error}")))?;
+        if !afar.is_alone() {
+            conversations.expect_others();
+        }
         let node = Arc::new(Self {
             homes,
+            afar,
+            push: push.map(Arc::new),
             door,
             conversations,
             inboxes,
@@ -211,6 +222,8 @@ impl Node {
         node.tasks.spawn(async move { audit.run(stop).await });
         let (presence, stop) = (node.presence.clone(), node.stop.clone());
         node.tasks.spawn(async move { presence.run(stop).await });
+        node.tasks.spawn(push::run(Arc::downgrade(&node)));
+        node.tasks.spawn(courier::run(Arc::downgrade(&node)));
         node.tasks.spawn(maintenance::run_chat(Arc::downgrade(&node), node.stop.clone()));
         if !follow.is_empty() && node.config.social.enabled {
             let every = node.config.social.follow_every;

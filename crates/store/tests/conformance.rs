@@ -12,6 +12,8 @@ mod chat;
 mod events;
 #[path = "conformance/leases.rs"]
 mod leases;
+#[path = "conformance/mail.rs"]
+mod mail;
 #[path = "conformance/query.rs"]
 mod query;
 #[path = "conformance/restart.rs"]
@@ -90,6 +92,10 @@ on_each_store![
     chat::blocks_hold_in_both_directions,
     chat::cursors_and_marks_only_rise,
     chat::retention_waits_for_readers_unless_told_otherwise,
+    mail::other_homes_are_told_in_order,
+    mail::mail_is_taken_once,
+    mail::a_welcome_of_another_home_needs_its_key_package,
+    mail::devices_are_pushed_to_where_they_said_last,
     chat::one_commit_wins_each_epoch,
     chat::a_bundle_is_all_or_nothing,
     chat::a_key_package_is_handed_out_once,

@@ -38,7 +38,7 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
         "stream.subscribe" => {
             let asked: Subscribe = frame.body()?;
             if let Some(home) = homes::home_of_filters(&on.node, &asked.filters)? {
-                let carried = Carried::post("/v1/events/stream".into(), frame.body)?;
+                let carried = Carried::post("/v1/events/stream", frame.body)?;
                 let tail = Tail::new(on.node.clone(), home, carried, on.asker());
                 let id = frame.id.as_deref().map(str::to_owned);
                 on.subscriptions.follow(asked.sub, id, tail).await?;
@@ -90,6 +90,9 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
         }
         other => {
             if let Some(reply) = chat::handle(on, frame) {
+                return reply;
+            }
+            if let Some(reply) = chat::of_user(on, frame).await {
                 return reply;
             }
             let area = other.split('.').next().unwrap_or_default();

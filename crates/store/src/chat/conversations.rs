@@ -2,9 +2,10 @@
 
 use relay_proto::{
     NodeId,
-    conv::{ConvId, ConvKind, Profile, Role},
+    conv::{ConvId, ConvKind, Mail, Profile, Role},
 };
 
+use super::mail;
 use crate::{
     Store,
     error::Result,
@@ -25,6 +26,8 @@ pub struct NewConversation {
     pub at_ms: u64,
     pub max_members: u64,
     pub max_per_user: u64,
+    /// Whether users who do not live here are told at their homes.
+    pub mail: bool,
 }
 
 /// What became of a creation.
@@ -260,6 +263,14 @@ async fn create<S: Sql>(sql: &S, new: &NewConversation) -> Result<CreateOutcome>
     add_member(sql, n, &new.creator, Role::Owner, (new.at_ms, 0)).await?;
     for member in &new.members {
         add_member(sql, n, member, Role::Member, (new.at_ms, 0)).await?;
+    }
+    if new.mail {
+        let mut told: Vec<&NodeId> = new.members.iter().chain([&new.creator]).collect();
+        told.sort_unstable();
+        for user in told {
+            let joined = Mail::Joined { conv_id: new.conv.clone() };
+            mail::write(sql, user, &joined, new.at_ms).await?;
+        }
     }
     Ok(CreateOutcome::Created)
 }

@@ -2,12 +2,13 @@
 
 use relay_proto::{
     NodeId,
-    conv::{ConvId, ConvKind, Profile, Role, request::Act},
+    conv::{ConvId, ConvKind, Mail, Profile, Role, request::Act},
 };
 
 use super::{
     Gate,
     conversations::{ConversationRow, MemberRow, add_member, blocked, is_full, lock, member},
+    mail,
 };
 use crate::{
     Store,
@@ -26,6 +27,8 @@ pub struct Governing {
     pub at_ms: u64,
     pub max_members: u64,
     pub max_per_user: u64,
+    /// Whether users who do not live here are told at their homes.
+    pub mail: bool,
     pub gate: Gate,
 }
 
@@ -130,6 +133,9 @@ async fn govern<S: Sql>(sql: &S, change: &Governing) -> Result<GovernOutcome> {
         Err(refusal) => return refused(refusal),
     };
     let removed = carry_out(sql, &conversation, &plan, &change.actor, change.at_ms).await?;
+    if change.mail {
+        tell_homes(sql, &change.conv, &plan, &removed, change.at_ms).await?;
+    }
     Ok(GovernOutcome::Done { removed })
 }
 
@@ -241,6 +247,26 @@ pub(super) async fn carry_out<S: Sql>(
         sql.run(text, &[n.into(), members.into()]).await?;
     }
     Ok(removed)
+}
+
+/// Writes to the homes of those who came in or went out.
+pub(super) async fn tell_homes<S: Sql>(
+    sql: &S,
+    conv: &ConvId,
+    plan: &Plan,
+    removed: &[NodeId],
+    at_ms: u64,
+) -> Result<()> {
+    let joined = plan.iter().filter(|(_, _, step)| *step == Step::Add).map(|(user, ..)| user);
+    let joined = joined.map(|user| (user, Mail::Joined { conv_id: conv.clone() }));
+    let left = removed.iter().map(|user| (user, Mail::Left { conv_id: conv.clone() }));
+    let mut told: Vec<(&NodeId, Mail)> = joined.chain(left).collect();
+    // Users are locked in one order, whoever writes.
+    told.sort_by_key(|(user, _)| **user);
+    for (user, mail) in told {
+        mail::write(sql, user, &mail, at_ms).await?;
+    }
+    Ok(())
 }
 
 async fn set_title<S: Sql>(sql: &S, asked: &(ConvId, NodeId, String)) -> Result<bool> {

@@ -95,6 +95,11 @@ async fn purge<S: Sql>(sql: &S, user: &NodeId) -> Result<u64> {
         "vaults",
         "blocks",
         "watches",
+        "home_users",
+        "conversation_routes",
+        "home_mail",
+        "home_mail_taken",
+        "push_subscriptions",
     ] {
         sql.run(&format!("DELETE FROM {table} WHERE user_key = $1"), &args).await?;
     }
