@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What a request says beside the JSON-RPC request: its `data`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct RequestData {
     /// The key the caller proved to the node it came in at, on that node's word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,6 +40,12 @@ pub(super) struct RequestData {
     /// No answer is wanted beyond that it was taken.
     #[serde(default, skip_serializing_if = "is_false")]
     pub notify: bool,
+}
+
+impl RequestData {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
@@ -179,15 +185,16 @@ impl Routed {
         })
     }
 
-    /// The message for the next hop, which has `left` of the caller's patience.
-    pub fn message(&self, left: Duration) -> Message {
+    /// The message for the next hop on the way to `to`, which has `left` of the caller's patience.
+    pub fn message(&self, to: Option<&NodeAddress>, left: Duration) -> Message {
         let mut message = Message::new(MessageType::Request);
         match &self.kind {
             Kind::Call { service, method, request, data } => {
                 message.server_name = Some(service.as_str().to_owned());
                 message.method = Some(method.clone());
                 message.jsonrpc_request = Some(request.clone());
-                message.data = to_json(&**data);
+                // What says nothing is not written, and not read at each hop.
+                message.data = if data.is_default() { None } else { to_json(&**data) };
             }
             Kind::Forward { data } => {
                 message.message_type = MessageType::Forward;
@@ -195,7 +202,7 @@ impl Routed {
             }
         }
         message.source_node = self.header.source.clone();
-        message.destination_node = self.to.as_ref().map(|to| NodeRef {
+        message.destination_node = to.map(|to| NodeRef {
             // The hub knows which it is; who reads this wants the id.
             node_type: if to.hub.is_some() { NodeType::Home } else { NodeType::Main },
             id: to.relay.clone(),
