@@ -40,7 +40,7 @@ use crate::{
     metrics::Metrics,
     mirror::Mirrors,
     reload::Live,
-    services::Services,
+    services::{Far, Services},
     settings,
 };
 
@@ -70,7 +70,9 @@ pub struct Node {
     pub mirrors: Mirrors,
     pub services: Arc<Services>,
     pub(crate) federated: ArcSwap<Federated>,
-    pub homes: Homes,
+    pub homes: Arc<Homes>,
+    /// The same for scripts.
+    pub(crate) far: Far,
     /// Where requests that other relays forward come in.
     pub(crate) door: DoorFrame,
     pub connections: Connections,

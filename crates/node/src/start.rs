@@ -44,7 +44,7 @@ use crate::{
     mirror::{self, Mirrors},
     node::Node,
     reload::Live,
-    services::{Outside, Services},
+    services::{Far, Outside, Services},
     settings,
 };
 
@@ -125,6 +125,10 @@ impl Node {
         let social = Social::start(store.clone(), clock.clone(), social, secret).await?;
         let locks = Arc::new(Locks::new(store.clone(), held));
         let event_limits = settings::event_limits(&config);
+        let homes = Arc::new(Homes::new(&config, &identity.relay_id)?);
+        let me: relay_proto::RelayId =
+            identity.relay_id.parse().map_err(|error| StartError::Setting(format!("{error}")))?;
+        let far = Far::new(homes.clone(), me);
         let outside = |router| Outside {
             router,
             events: events.clone(),
@@ -135,6 +139,7 @@ impl Node {
             event_limits,
             key: identity.key.clone(),
             lane: events.lane(),
+            far: far.clone(),
             committed: commits.newest.subscribe(),
         };
         let services =
@@ -168,12 +173,13 @@ impl Node {
             dir: &dir,
             router: services.router.clone(),
             door: door.clone(),
+            far: &far,
             sessions: sessions.clone(),
             clock: clock.clone(),
         })?;
-        let homes = Homes::new(&config, &identity.relay_id)?;
         let node = Arc::new(Self {
             homes,
+            far,
             door,
             conversations,
             inboxes,

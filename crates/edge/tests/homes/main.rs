@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+mod scripts;
+mod streams;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
@@ -31,14 +34,20 @@ impl Pair {
     }
 
     async fn with(at_home: &str) -> Self {
+        Self::with_rules(&format!("{OPEN}{at_home}"), "").await
+    }
+
+    /// A home with these rules, and an edge with more lines of configuration.
+    async fn with_rules(at_home: &str, at_edge: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let psk = dir.path().join("psk");
         std::fs::write(&psk, "a key shared by a hub and its spokes").unwrap();
         std::fs::set_permissions(&psk, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let config = format!("[hub]\npsk_file = {psk:?}\n{OPEN}{at_home}");
+        let config = format!("[hub]\npsk_file = {psk:?}\n{at_home}");
         let home = House::open_as("home-b", &config).await;
         let url = home.url().replace("http://", "ws://");
-        let config = format!("[federation]\nconnect = \"{url}\"\npsk_file = {psk:?}\n{OPEN}{FAR}");
+        let config =
+            format!("[federation]\nconnect = \"{url}\"\npsk_file = {psk:?}\n{OPEN}{FAR}{at_edge}");
         let edge = House::open_as("edge-a", &config).await;
         let pair = Self { home, edge, _dir: dir };
         pair.linked().await;
