@@ -4,12 +4,16 @@
 
 use relay_client::Request;
 use relay_e2e::{
-    Relay,
+    Backend, Relay,
     federation::{
-        PATIENCE, Secrets, Service, get, links_of, operate, operator, until_attached, until_linked,
+        HUB_SECRET, PATIENCE, Secrets, Service, counted, get, links_of, operate, operator,
+        until_attached, until_linked,
     },
+    relay::Setup,
     until,
 };
+use relay_fed::{DirectoryEntry, DirectoryFile};
+use relay_proto::SigningKey;
 use serde_json::{Value, json};
 
 async fn until_told(relay: &Relay, words: &str) {
@@ -100,4 +104,35 @@ async fn a_spare_link_is_shown() {
         drop(a);
         until_attached(&alice, "hub-b").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_with_another_key_than_the_directorys_is_not_linked_to() {
+    let secrets = Secrets::new();
+    let b = secrets.hub("hub-b", &[]).await;
+    let operators = SigningKey::from_seed([9; 32]);
+    let entry = DirectoryEntry {
+        gateway_id: "hub-b".parse().unwrap(),
+        gateway_url: b.url(),
+        node_id: SigningKey::from_seed([10; 32]).node_id(),
+        expires_at: 4_000_000_000_000,
+    };
+    let file = DirectoryFile::sign(vec![entry], &operators).unwrap().to_text();
+    let config = format!(
+        "[federation]\npeers = [{:?}]\npeer_secret_file = {:?}\n\
+         directory_files = [{:?}]\ndirectory_keys = [\"{}\"]\n",
+        links_of(b.address()),
+        secrets.file("same-secret", HUB_SECRET),
+        secrets.file("directory.json", &file),
+        operators.node_id(),
+    );
+    let setup = Setup { id: "hub-a".into(), config, ..Setup::new(Backend::Sqlite) };
+    let a = Relay::with(setup).await;
+    until("the key is refused", PATIENCE, || async {
+        counted(&a, "failed", "wrong_key").await > 0
+    })
+    .await;
+    until_told(&a, "(wrong_key); trying again").await;
+    assert_eq!(get(&a, "/federation/peers").await["peers"], json!([]));
+    assert_eq!(get(&b, "/federation/peers").await["peers"], json!([]));
 }
