@@ -134,8 +134,9 @@ async fn killed_with_requests_in_flight(backend: Backend) {
         let _: Value = client.call(Request::get(format!("/v1/events/{id}"))).await.unwrap();
     }
     for resource in &taken {
-        let path = format!("/v1/lock-history?ns=far/x&resource={resource}");
-        let history: Value = client.call(Request::get(path)).await.unwrap();
+        let asked = Request::get("/v1/lock-history").query("ns", Some("far/x"));
+        let asked = asked.query("resource", Some(resource));
+        let history: Value = client.call(asked).await.unwrap();
         assert_eq!(history["items"].as_array().unwrap().len(), 1, "{resource}: {history}");
     }
     // Nothing of it was kept on the way.

@@ -141,7 +141,7 @@ fn split(word: &Method) -> Result<(ServiceName, Method), Failure> {
 
 /// The name of the relay that has a key, as the asked relay knows it.
 async fn relay_of(client: &Client, key: &NodeId) -> Result<RelayId, Failure> {
-    let request = Request::get(format!("/v1/gateways/resolve?node_id={key}"));
+    let request = Request::get("/v1/gateways/resolve").query("node_id", Some(key));
     let found: Value =
         client.call(request).await.map_err(|error| Failure::of(error, &key.to_string()))?;
     let name = found["gateway_id"].as_str().and_then(|name| name.parse().ok());
