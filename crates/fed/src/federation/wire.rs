@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What a request says beside the JSON-RPC request: its `data`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct RequestData {
     /// The key the caller proved to the node it came in at, on that node's word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,12 +40,6 @@ pub(super) struct RequestData {
     /// No answer is wanted beyond that it was taken.
     #[serde(default, skip_serializing_if = "is_false")]
     pub notify: bool,
-}
-
-impl RequestData {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
@@ -193,8 +187,7 @@ impl Routed {
                 message.server_name = Some(service.as_str().to_owned());
                 message.method = Some(method.clone());
                 message.jsonrpc_request = Some(request.clone());
-                // What says nothing is not written, and not read at each hop.
-                message.data = if data.is_default() { None } else { to_json(&**data) };
+                message.data = to_json(&**data);
             }
             Kind::Forward { data } => {
                 message.message_type = MessageType::Forward;

@@ -155,7 +155,7 @@ pub(super) fn decode_first(bytes: &[u8]) -> Result<(Option<Frame>, &[u8]), Codec
 fn read_frame(d: &mut Decoder<'_>) -> Result<Option<Frame>, CodecError> {
     let mut m = Message::new(MessageType::Error);
     let mut extra = Extra::default();
-    let (mut seen, mut next) = (0_u32, 0);
+    let mut seen = 0_u32;
     let mut kind = None;
     let mut left = d.map()?.unwrap_or(u64::MAX);
     while left > 0 {
@@ -165,9 +165,7 @@ fn read_frame(d: &mut Decoder<'_>) -> Result<Option<Frame>, CodecError> {
             break;
         }
         let name = d.str()?;
-        // Our own messages come in this order, so that the next member is found at once.
-        let places = (next..MEMBERS.len()).chain(0..next);
-        let Some(at) = places.into_iter().find(|at| MEMBERS[*at] == name) else {
+        let Some(at) = MEMBERS.iter().position(|known| *known == name) else {
             d.skip()?;
             continue;
         };
@@ -175,7 +173,6 @@ fn read_frame(d: &mut Decoder<'_>) -> Result<Option<Frame>, CodecError> {
             return Err(CodecError::Twice(MEMBERS[at]));
         }
         seen |= 1 << at;
-        next = at + 1;
         if at == 0 {
             kind = Some(type_named(d.str()?));
         } else {
@@ -198,12 +195,11 @@ struct Extra<'b> {
     error: Option<String>,
 }
 
-/// `type` first: everything else is read by [`read_member`]. In the order in which they are written.
+/// `type` first: everything else is read by [`read_member`].
 const MEMBERS: [&str; 22] = [
     "type",
     "message_id",
     "correlation_id",
-    "timestamp",
     "source_node",
     "destination_node",
     "routing_path",
@@ -211,17 +207,18 @@ const MEMBERS: [&str; 22] = [
     "server_name",
     "method",
     "jsonrpc_request",
-    "stream_id",
     "data",
-    "fin",
-    "error",
-    "bytes",
-    "stop",
+    "deadline_ms",
+    "timestamp",
     "priority",
     "timeout_seconds",
-    "deadline_ms",
     "trace",
     "idempotency_key",
+    "stream_id",
+    "fin",
+    "stop",
+    "bytes",
+    "error",
 ];
 
 fn read_member<'b>(
