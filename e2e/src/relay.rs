@@ -201,6 +201,11 @@ impl Relay {
         self.signal(Signal::SIGCONT);
     }
 
+    /// SIGHUP: it reads its configuration and certificates again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::SIGHUP);
+    }
+
     /// Starts it again on the same data and waits until it is ready.
     pub async fn restart(&mut self) {
         assert!(self.process.is_none(), "still running");

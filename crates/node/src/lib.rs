@@ -25,6 +25,6 @@ pub use gate::Reader;
 pub use identity::{Identity, IdentityError, write_secret};
 pub use mirror::{Mirror, Mirrors};
 pub use node::Node;
-pub use reload::{LastReload, ReloadError, Reloaded, Reread};
+pub use reload::{LastReload, ReloadError, Reloaded, Renewal, Reread};
 pub use services::{ServiceSpec, Services, Way};
 pub use start::StartError;
