@@ -42,7 +42,7 @@ use crate::{
     mirror::Mirrors,
     push::Push,
     reload::Live,
-    services::Services,
+    services::{Far, Services},
     settings,
 };
 
@@ -72,7 +72,9 @@ pub struct Node {
     pub mirrors: Mirrors,
     pub services: Arc<Services>,
     pub(crate) federated: ArcSwap<Federated>,
-    pub homes: Homes,
+    pub homes: Arc<Homes>,
+    /// The same for scripts.
+    pub(crate) far: Far,
     pub(crate) afar: Afar,
     /// Where it is set up.
     pub push: Option<Arc<Push>>,

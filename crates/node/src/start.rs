@@ -46,7 +46,7 @@ use crate::{
     node::Node,
     push::{self, Push},
     reload::Live,
-    services::{Outside, Services},
+    services::{Far, Outside, Services},
     settings,
 };
 
@@ -127,6 +127,10 @@ impl Node {
         let social = Social::start(store.clone(), clock.clone(), social, secret).await?;
         let locks = Arc::new(Locks::new(store.clone(), held));
         let event_limits = settings::event_limits(&config);
+        let homes = Arc::new(Homes::new(&config, &identity.relay_id)?);
+        let me: relay_proto::RelayId =
+            identity.relay_id.parse().map_err(|error| StartError::Setting(format!("{error}")))?;
+        let far = Far::new(homes.clone(), me);
         let outside = |router| Outside {
             router,
             events: events.clone(),
@@ -137,6 +141,7 @@ impl Node {
             event_limits,
             key: identity.key.clone(),
             lane: events.lane(),
+            far: far.clone(),
             committed: commits.newest.subscribe(),
         };
         let services =
@@ -172,10 +177,10 @@ impl Node {
             dir: &dir,
             router: services.router.clone(),
             door: door.clone(),
+            far: &far,
             sessions: sessions.clone(),
             clock: clock.clone(),
         })?;
-        let homes = Homes::new(&config, &identity.relay_id)?;
         let afar = Afar::new(&linked, &identity.relay_id)
             .map_err(|error| StartError::Setting(format!("chat.user_home: {error}")))?;
         if !afar.is_alone() {
@@ -183,6 +188,7 @@ impl Node {
         }
         let node = Arc::new(Self {
             homes,
+            far,
             afar,
             push: push.map(Arc::new),
             door,

@@ -164,7 +164,7 @@ impl Tail {
                 return None;
             }
             Ok(response) => match carry::frame_answer(response).await {
-                Err(problem) => problem,
+                Err(problem) => self.speaker.told(&self.node, problem),
                 Ok(_) => return Some(Piece::Quiet),
             },
             Err(problem) => problem,

@@ -326,7 +326,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "federation",
         "/v1/gateways/resolve",
         "Where a relay is, and which key it has",
-        &[("gateway_id", "its name")],
+        &[("gateway_id", "its name"), ("node_id", "or its key, which gives its name")],
         &[(200, "Object")],
     ),
     get("federation", "/federate", "A link between relays", &[], &[(101, "")]),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 pub mod pair;
+pub mod sse;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+mod scripts;
+mod streams;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::time::Duration;
@@ -24,7 +27,12 @@ async fn open() -> Pair {
 }
 
 async fn open_with(at_home: &str) -> Pair {
-    Pair::open(&format!("{OPEN}{at_home}"), &format!("{OPEN}{FAR}")).await
+    open_with_rules(&format!("{OPEN}{at_home}"), "").await
+}
+
+/// A home with these rules, and an edge with more lines of configuration.
+async fn open_with_rules(at_home: &str, at_edge: &str) -> Pair {
+    Pair::open(at_home, &format!("{OPEN}{FAR}{at_edge}")).await
 }
 
 fn client(pair: &Pair) -> Client {
