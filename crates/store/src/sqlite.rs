@@ -37,7 +37,6 @@ use crate::{
 };
 use index::{DEFAULT_EVERY, IndexWriter, Recent, View};
 use readers::Readers;
-pub(crate) use social::{SqliteDb, ready};
 use writer::{SqliteWriter, Write};
 
 /// How the store is opened.

@@ -166,7 +166,7 @@ async fn commit<S: Sql>(sql: &S, bundle: &CommitBundle) -> Result<Committed> {
     append(sql, &conversation, message, &Judged { kind, epoch: Some(epoch), next_epoch }).await?;
     move_head(sql, &conversation, message.at_ms).await?;
     sql.run(
-        "UPDATE conversations SET group_info_epoch = $2, group_info = $3 WHERE n = $1",
+        "UPDATE conversations SET group_info_epoch = ?2, group_info = ?3 WHERE n = ?1",
         &[conversation.n.into(), next_epoch.into(), (&bundle.group_info.1[..]).into()],
     )
     .await?;
@@ -211,7 +211,7 @@ async fn check_welcomes<S: Sql>(
         let given = exists(
             sql,
             "SELECT i.issued_at_ms FROM key_package_issues i JOIN key_packages k ON k.reference = i.reference
-             WHERE i.reference = $1 AND i.issued_to = $2 AND k.user_key = $3 AND k.device_id = $4",
+             WHERE i.reference = ?1 AND i.issued_to = ?2 AND k.user_key = ?3 AND k.device_id = ?4",
             &[
                 (&welcome.reference).into(),
                 (&bundle.message.sender).into(),
