@@ -19,7 +19,7 @@ use relay_proto::{NodeId, auth::DeviceId, conv::ConvId};
 pub use self::text::Words;
 pub(crate) use self::{
     postgres::{PostgresSql, Prepared, WriterSql},
-    sqlite::SqliteSql,
+    sqlite::{GroupSql, Later, SqliteSql},
     text::{FullText, add_words, drop_words, find_words},
 };
 use crate::error::{Result, StoreError};
@@ -61,6 +61,11 @@ pub(crate) trait Sql: Sized {
     /// is told then.
     async fn run_later(&self, sql: &str, args: &[Arg<'_>]) -> Result<()> {
         self.run(sql, args).await.map(drop)
+    }
+
+    /// Runs a statement at the end of the transaction, or before: nothing else in the transaction may look at what it does.
+    async fn run_last(&self, sql: &'static str, args: &[Arg<'_>]) -> Result<()> {
+        self.run_later(sql, args).await
     }
 
     /// One question with several sets of values: over a network, in one go. One answer for each, in their order.

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::atomic::Ordering::Relaxed};
 
 use bytes::Bytes;
+use rand_core::OsRng;
 use relay_proto::{
     Code, Problem,
-    polycentric::{Event, EventKey, SystemKey, parse_events, verify_all},
+    polycentric::{Event, EventKey, SystemKey, parse_events, verify_many},
 };
 use relay_store::{Ingest, IngestReport, Ingested, ModerationState, Note};
 
@@ -39,7 +40,8 @@ impl Social {
 
     /// Signatures take the processor for a while, so they are checked off the threads that serve.
     async fn verify(&self, body: Bytes) -> Result<Vec<Event>, Problem> {
-        let checked = tokio::task::spawn_blocking(move || verify_all(parse_events(body)?)).await;
+        let checked =
+            tokio::task::spawn_blocking(move || verify_many(parse_events(body)?, OsRng)).await;
         match checked {
             Ok(Ok(events)) => Ok(events),
             Ok(Err(refusal)) => {

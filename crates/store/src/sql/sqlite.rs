@@ -10,7 +10,7 @@ use rusqlite::{
 };
 
 use super::{Arg, FullText, Row, Sql, Value, damaged};
-use crate::error::Result;
+use crate::{error::Result, sqlite::PutOff};
 
 /// Longest search: words beyond it are left out.
 const MAX_WORDS: usize = 16;
@@ -52,6 +52,56 @@ impl Sql for SqliteSql<'_> {
 
     async fn lock_user(&self, _: &NodeId) -> Result<()> {
         Ok(())
+    }
+}
+
+/// The writer's connection, where statements can be put off to the end of the group transaction.
+pub(crate) struct GroupSql<'c> {
+    sql: SqliteSql<'c>,
+    put_off: &'c PutOff,
+}
+
+/// A statement for later.
+#[derive(Debug)]
+pub(crate) struct Later {
+    sql: &'static str,
+    values: Vec<Value>,
+}
+
+impl Later {
+    pub fn run(&self, conn: &Connection) -> Result<()> {
+        let args: Vec<Arg<'_>> = self.values.iter().map(Value::as_arg).collect();
+        SqliteSql(conn).prepare(self.sql, &args)?.raw_execute()?;
+        Ok(())
+    }
+}
+
+impl<'c> GroupSql<'c> {
+    pub fn new(conn: &'c Connection, put_off: &'c PutOff) -> Self {
+        Self { sql: SqliteSql(conn), put_off }
+    }
+}
+
+impl Sql for GroupSql<'_> {
+    const LOCKS_ROWS: bool = SqliteSql::LOCKS_ROWS;
+    const FULL_TEXT: &'static FullText = SqliteSql::FULL_TEXT;
+
+    async fn rows(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
+        self.sql.rows(sql, args).await
+    }
+
+    async fn run(&self, sql: &str, args: &[Arg<'_>]) -> Result<u64> {
+        self.sql.run(sql, args).await
+    }
+
+    async fn run_last(&self, sql: &'static str, args: &[Arg<'_>]) -> Result<()> {
+        let values = args.iter().map(Value::from).collect();
+        self.put_off.borrow_mut().push(Later { sql, values });
+        Ok(())
+    }
+
+    async fn lock_user(&self, user: &NodeId) -> Result<()> {
+        self.sql.lock_user(user).await
     }
 }
 

@@ -30,12 +30,12 @@ pub(crate) struct FullText {
 /// Makes the text of an event findable.
 pub(crate) async fn add_words<S: Sql>(sql: &S, words: Words, seq: i64, text: &str) -> Result<()> {
     let text = (S::FULL_TEXT.kept)(text);
-    sql.run_later(S::FULL_TEXT.add[words as usize], args![seq, &*text]).await
+    sql.run_last(S::FULL_TEXT.add[words as usize], args![seq, &*text]).await
 }
 
 /// Forgets the text of an event.
 pub(crate) async fn drop_words<S: Sql>(sql: &S, words: Words, seq: i64) -> Result<()> {
-    sql.run_later(S::FULL_TEXT.drop[words as usize], args![seq]).await
+    sql.run_last(S::FULL_TEXT.drop[words as usize], args![seq]).await
 }
 
 /// Events that hold all the words of `text`, the most relevant first.

@@ -4,11 +4,12 @@ use super::SqliteStore;
 use crate::{
     error::Result,
     social::{SocialDone, SocialOp, apply},
-    sql::{SqliteSql, now},
+    sql::{GroupSql, now},
 };
 
 impl SqliteStore {
     pub(crate) async fn social_write(&self, op: SocialOp) -> Result<SocialDone> {
-        self.write(move |conn| now(apply(&SqliteSql(conn), op))).await
+        self.write_and_put_off(move |conn, put_off| now(apply(&GroupSql::new(conn, put_off), op)))
+            .await
     }
 }
