@@ -445,7 +445,9 @@ impl Secrets {
     }
 }
 
-fn read_secret(file: &Option<SecretFile>) -> Result<Option<Zeroizing<String>>, StartError> {
+pub(crate) fn read_secret(
+    file: &Option<SecretFile>,
+) -> Result<Option<Zeroizing<String>>, StartError> {
     let Some(file) = file else { return Ok(None) };
     let text = std::fs::read_to_string(file.path())
         .map(Zeroizing::new)

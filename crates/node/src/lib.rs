@@ -5,11 +5,13 @@
 pub mod chat;
 pub mod config;
 mod connections;
+mod egress;
 pub mod federation;
 mod gate;
 pub mod homes;
 mod identity;
 pub mod join;
+mod judge;
 mod maintenance;
 pub mod metrics;
 mod mirror;

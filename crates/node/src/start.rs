@@ -40,7 +40,7 @@ use crate::{
     gate::{Everything, PolicyGate},
     homes::{DoorFrame, Homes},
     identity::{Identity, IdentityError},
-    join, maintenance,
+    join, judge, maintenance,
     metrics::Metrics,
     mirror::{self, Mirrors},
     node::Node,
@@ -121,6 +121,7 @@ impl Node {
         let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
         let follow: Vec<_> =
             config.social.follow.iter().filter_map(|text| settings::parse_follow(text)).collect();
+        let judge = settings::judge(&config)?;
         let mut secret = [0; 32];
         OsRng.fill_bytes(&mut secret);
         let social = settings::social(&config);
@@ -234,6 +235,9 @@ impl Node {
         if !follow.is_empty() && node.config.social.enabled {
             let every = node.config.social.follow_every;
             node.tasks.spawn(mirror::run(Arc::downgrade(&node), every, node.stop.clone()));
+        }
+        if let Some(judge) = judge {
+            node.tasks.spawn(judge::run(Arc::downgrade(&node), judge, node.stop.clone()));
         }
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
         if let Err(error) = node.services.start_configured(&node.config).await {

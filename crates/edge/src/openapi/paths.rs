@@ -541,6 +541,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     get(
         "social",
+        "/v1/social/usage",
+        "How much identities hold and may hold; for admins",
+        &[("system", "one identity; else those that hold most")],
+        &[(200, "Object")],
+    ),
+    get(
+        "social",
         "/v1/social/servers",
         "Whom the relay follows on other servers",
         &[],

@@ -663,6 +663,12 @@ section! {
         max_future: Duration = Duration::from_secs(300), in Duration::ZERO..=Duration::from_secs(86_400);
         /// What is shown of what nobody has approved: "off", "lazy" or "strong".
         moderation: Moderation = Moderation::Off;
+        /// A service that is asked about what waits, such as "https://judge.example.com/posts". "" = nobody is asked.
+        moderation_url: String = String::new();
+        /// Signs the requests to it: "whsec_" and at least 24 bytes in base64.
+        moderation_secret_file: Option<SecretFile> = None;
+        /// Whether the service may have a private address, and be spoken to without TLS.
+        moderation_private: bool = false;
         /// Words that give tags to texts; texts that went through the rules count as approved.
         rule: Vec<SocialRule> = Vec::new();
         /// Identities that are fetched from other servers: "KEY URL", the key as ed25519:… and the server's base URL.

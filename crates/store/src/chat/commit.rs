@@ -170,7 +170,7 @@ async fn commit<S: Sql>(sql: &S, bundle: &CommitBundle) -> Result<Committed> {
     append(sql, &conversation, message, &Judged { kind, epoch: Some(epoch), next_epoch }).await?;
     move_head(sql, &conversation, message.at_ms).await?;
     sql.run(
-        "UPDATE conversations SET group_info_epoch = $2, group_info = $3 WHERE n = $1",
+        "UPDATE conversations SET group_info_epoch = ?2, group_info = ?3 WHERE n = ?1",
         &[conversation.n.into(), next_epoch.into(), (&bundle.group_info.1[..]).into()],
     )
     .await?;

@@ -111,7 +111,7 @@ async fn put<S: Sql>(sql: &S, publish: &Publish) -> Result<Published> {
     let (user, device) = (&publish.user, &publish.device);
     sql.lock_user(user).await?;
     if publish.revoke {
-        let text = "UPDATE key_packages SET bytes = NULL WHERE user_key = $1 AND device_id = $2";
+        let text = "UPDATE key_packages SET bytes = NULL WHERE user_key = ?1 AND device_id = ?2";
         sql.run(text, &[user.into(), device.into()]).await?;
     }
     for package in &publish.packages {
@@ -122,7 +122,7 @@ async fn put<S: Sql>(sql: &S, publish: &Publish) -> Result<Published> {
     {
         sql.run(
             "UPDATE key_packages SET bytes = NULL
-             WHERE user_key = $1 AND device_id = $2 AND last_resort = 1 AND bytes IS NOT NULL AND hash <> $3",
+             WHERE user_key = ?1 AND device_id = ?2 AND last_resort = 1 AND bytes IS NOT NULL AND hash <> ?3",
             &[user.into(), device.into(), blake3::hash(&package.bytes).as_bytes().into()],
         )
         .await?;
@@ -132,8 +132,8 @@ async fn put<S: Sql>(sql: &S, publish: &Publish) -> Result<Published> {
         sql.run(
             "UPDATE key_packages SET bytes = NULL WHERE n IN (
                  SELECT n FROM key_packages
-                 WHERE user_key = $1 AND device_id = $2 AND last_resort = 0 AND bytes IS NOT NULL
-                 ORDER BY n LIMIT $3)",
+                 WHERE user_key = ?1 AND device_id = ?2 AND last_resort = 0 AND bytes IS NOT NULL
+                 ORDER BY n LIMIT ?3)",
             &[user.into(), device.into(), (available - publish.max_pool).into()],
         )
         .await?;
@@ -151,7 +151,7 @@ async fn insert<S: Sql>(
     let added = sql
         .run(
             "INSERT INTO key_packages (user_key, device_id, hash, reference, last_resort, not_after_s, bytes, created_at_ms, for_contacts)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
             &[
                 (&publish.user).into(),
                 (&publish.device).into(),
@@ -172,8 +172,8 @@ async fn count<S: Sql>(sql: &S, user: &NodeId, device: &DeviceId, now_ms: u64) -
     let row = one(
         sql,
         "SELECT count(*) FROM key_packages
-         WHERE user_key = $1 AND device_id = $2 AND last_resort = 0 AND bytes IS NOT NULL
-             AND (not_after_s IS NULL OR not_after_s > $3)",
+         WHERE user_key = ?1 AND device_id = ?2 AND last_resort = 0 AND bytes IS NOT NULL
+             AND (not_after_s IS NULL OR not_after_s > ?3)",
         &[user.into(), device.into(), (now_ms / 1_000).into()],
     )
     .await?;
@@ -187,10 +187,10 @@ async fn knows<S: Sql>(sql: &S, user: &NodeId, other: &NodeId) -> Result<bool> {
     }
     exists(
         sql,
-        "SELECT CAST(1 AS bigint) FROM watches WHERE user_key = $1 AND target = $2
+        "SELECT CAST(1 AS bigint) FROM watches WHERE user_key = ?1 AND target = ?2
          UNION ALL SELECT CAST(1 AS bigint) FROM conversation_members a
              JOIN conversation_members b ON b.conv = a.conv
-             WHERE a.user_key = $1 AND b.user_key = $2",
+             WHERE a.user_key = ?1 AND b.user_key = ?2",
         &[user.into(), other.into()],
     )
     .await
@@ -207,8 +207,8 @@ async fn fetch_all<S: Sql>(sql: &S, fetch: &Fetch) -> Result<Fetched> {
     let devices = sql
         .rows(
             "SELECT DISTINCT device_id FROM key_packages
-             WHERE user_key = $1 AND bytes IS NOT NULL AND (not_after_s IS NULL OR not_after_s > $2)
-                 AND for_contacts <= $3
+             WHERE user_key = ?1 AND bytes IS NOT NULL AND (not_after_s IS NULL OR not_after_s > ?2)
+                 AND for_contacts <= ?3
              ORDER BY device_id",
             &[(&fetch.user).into(), now_s, knows.into()],
         )
@@ -229,9 +229,9 @@ async fn fetch_all<S: Sql>(sql: &S, fetch: &Fetch) -> Result<Fetched> {
     let oldest = sql
         .rows(
             "SELECT n, bytes, reference, device_id FROM key_packages
-             WHERE user_key = $1 AND last_resort = 0 AND bytes IS NOT NULL
-                 AND (not_after_s IS NULL OR not_after_s > $2) AND for_contacts <= $4
-             ORDER BY n LIMIT $3",
+             WHERE user_key = ?1 AND last_resort = 0 AND bytes IS NOT NULL
+                 AND (not_after_s IS NULL OR not_after_s > ?2) AND for_contacts <= ?4
+             ORDER BY n LIMIT ?3",
             &[(&fetch.user).into(), now_s, fetch.count.into(), knows.into()],
         )
         .await?;
@@ -276,9 +276,9 @@ async fn take_of<S: Sql>(
     let rows = sql
         .rows(
             "SELECT n, bytes, reference FROM key_packages
-             WHERE user_key = $1 AND device_id = $2 AND last_resort = 0 AND bytes IS NOT NULL
-                 AND (not_after_s IS NULL OR not_after_s > $3) AND for_contacts <= $5
-             ORDER BY n LIMIT $4",
+             WHERE user_key = ?1 AND device_id = ?2 AND last_resort = 0 AND bytes IS NOT NULL
+                 AND (not_after_s IS NULL OR not_after_s > ?3) AND for_contacts <= ?5
+             ORDER BY n LIMIT ?4",
             &[
                 (&fetch.user).into(),
                 device.into(),
@@ -311,8 +311,8 @@ async fn last_resort<S: Sql>(
     let row = one(
         sql,
         "SELECT bytes, reference FROM key_packages
-         WHERE user_key = $1 AND device_id = $2 AND last_resort = 1 AND bytes IS NOT NULL
-             AND (not_after_s IS NULL OR not_after_s > $3) AND for_contacts <= $4
+         WHERE user_key = ?1 AND device_id = ?2 AND last_resort = 1 AND bytes IS NOT NULL
+             AND (not_after_s IS NULL OR not_after_s > ?3) AND for_contacts <= ?4
          ORDER BY n DESC LIMIT 1",
         &[(&fetch.user).into(), device.into(), (fetch.now_ms / 1_000).into(), knows.into()],
     )
@@ -330,11 +330,11 @@ async fn issue<S: Sql>(
     reference: Option<Vec<u8>>,
 ) -> Result<()> {
     if let Some(n) = one_time {
-        sql.run("UPDATE key_packages SET bytes = NULL WHERE n = $1", &[n.into()]).await?;
+        sql.run("UPDATE key_packages SET bytes = NULL WHERE n = ?1", &[n.into()]).await?;
     }
     if let Some(reference) = reference {
         sql.run(
-            "INSERT INTO key_package_issues (reference, issued_to, issued_at_ms) VALUES ($1, $2, $3)
+            "INSERT INTO key_package_issues (reference, issued_to, issued_at_ms) VALUES (?1, ?2, ?3)
              ON CONFLICT (reference, issued_to) DO UPDATE SET issued_at_ms = excluded.issued_at_ms",
             &[(&reference[..]).into(), (&fetch.by).into(), fetch.now_ms.into()],
         )
@@ -347,7 +347,7 @@ async fn pool<S: Sql>(sql: &S, (user, now_ms): &(NodeId, u64)) -> Result<Vec<Poo
     let rows = sql
         .rows(
             "SELECT device_id, last_resort, count(*) FROM key_packages
-             WHERE user_key = $1 AND bytes IS NOT NULL AND (not_after_s IS NULL OR not_after_s > $2)
+             WHERE user_key = ?1 AND bytes IS NOT NULL AND (not_after_s IS NULL OR not_after_s > ?2)
              GROUP BY device_id, last_resort ORDER BY device_id, last_resort",
             &[user.into(), (*now_ms / 1_000).into()],
         )
@@ -370,9 +370,9 @@ async fn pool<S: Sql>(sql: &S, (user, now_ms): &(NodeId, u64)) -> Result<Vec<Poo
 }
 
 async fn sweep<S: Sql>(sql: &S, (issued_before_ms, expired_before_s): &(u64, u64)) -> Result<u64> {
-    let text = "DELETE FROM key_package_issues WHERE issued_at_ms < $1";
+    let text = "DELETE FROM key_package_issues WHERE issued_at_ms < ?1";
     let issues = sql.run(text, &[(*issued_before_ms).into()]).await?;
     // What has expired is never handed out, so it need not be known when it comes again.
-    let text = "DELETE FROM key_packages WHERE not_after_s < $1";
+    let text = "DELETE FROM key_packages WHERE not_after_s < ?1";
     Ok(issues + sql.run(text, &[(*expired_before_s).into()]).await?)
 }

@@ -119,21 +119,21 @@ impl Store {
 }
 
 async fn add_home_user<S: Sql>(sql: &S, (user, at_ms): &(NodeId, u64)) -> Result<bool> {
-    let text = "INSERT INTO home_users (user_key, since_ms) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    let text = "INSERT INTO home_users (user_key, since_ms) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
     Ok(sql.run(text, &[user.into(), (*at_ms).into()]).await? > 0)
 }
 
 pub(super) async fn is_home_user<S: Sql>(sql: &S, user: &NodeId) -> Result<bool> {
-    exists(sql, "SELECT since_ms FROM home_users WHERE user_key = $1", &[user.into()]).await
+    exists(sql, "SELECT since_ms FROM home_users WHERE user_key = ?1", &[user.into()]).await
 }
 
 async fn place<S: Sql>(sql: &S, (conv, user): &(ConvId, NodeId)) -> Result<Place> {
     let here = "SELECT m.role FROM conversations c JOIN conversation_members m ON m.conv = c.n
-                WHERE c.conv_id = $1 AND m.user_key = $2";
+                WHERE c.conv_id = ?1 AND m.user_key = ?2";
     if exists(sql, here, &[conv.into(), user.into()]).await? {
         return Ok(Place::Here);
     }
-    let there = "SELECT home FROM conversation_routes WHERE user_key = $1 AND conv_id = $2";
+    let there = "SELECT home FROM conversation_routes WHERE user_key = ?1 AND conv_id = ?2";
     Ok(match one(sql, there, &[user.into(), conv.into()]).await? {
         Some(mut row) => Place::At(row.text(0)?),
         None => Place::Unknown,
@@ -141,7 +141,7 @@ async fn place<S: Sql>(sql: &S, (conv, user): &(ConvId, NodeId)) -> Result<Place
 }
 
 async fn other_homes<S: Sql>(sql: &S, user: &NodeId) -> Result<Vec<String>> {
-    let text = "SELECT DISTINCT home FROM conversation_routes WHERE user_key = $1 ORDER BY home";
+    let text = "SELECT DISTINCT home FROM conversation_routes WHERE user_key = ?1 ORDER BY home";
     let rows = sql.rows(text, &[user.into()]).await?;
     rows.into_iter().map(|mut row| row.text(0)).collect()
 }
@@ -156,7 +156,7 @@ pub(super) async fn write<S: Sql>(sql: &S, user: &NodeId, mail: &Mail, at_ms: u6
     let body = serde_json::to_vec(mail).map_err(|_| damaged("mail cannot be written"))?;
     let head = one(
         sql,
-        "INSERT INTO home_mail_heads (user_key, n) VALUES ($1, $2)
+        "INSERT INTO home_mail_heads (user_key, n) VALUES (?1, ?2)
          ON CONFLICT (user_key) DO UPDATE SET n = CASE
              WHEN home_mail_heads.n < excluded.n THEN excluded.n ELSE home_mail_heads.n + 1 END
          RETURNING n",
@@ -164,7 +164,7 @@ pub(super) async fn write<S: Sql>(sql: &S, user: &NodeId, mail: &Mail, at_ms: u6
     )
     .await?;
     let n = head.ok_or_else(|| damaged("mail without a number"))?.number(0)?;
-    let text = "INSERT INTO home_mail (user_key, n, body, at_ms) VALUES ($1, $2, $3, $4)";
+    let text = "INSERT INTO home_mail (user_key, n, body, at_ms) VALUES (?1, ?2, ?3, ?4)";
     sql.run(text, &[user.into(), n.into(), (&body[..]).into(), at_ms.into()]).await?;
     Ok(true)
 }
@@ -186,7 +186,7 @@ async fn waiting<S: Sql>(
         format!("WHERE user_key NOT IN ({skipped})")
     };
     let text = format!(
-        "SELECT n, user_key, body FROM home_mail {condition} ORDER BY n, user_key LIMIT $1"
+        "SELECT n, user_key, body FROM home_mail {condition} ORDER BY n, user_key LIMIT ?1"
     );
     let rows = sql.rows(&text, &args).await?;
     let read = |mut row: Row| {
@@ -201,10 +201,10 @@ async fn waiting<S: Sql>(
 
 async fn delete<S: Sql>(sql: &S, (mail, before_ms): &(Vec<(NodeId, u64)>, u64)) -> Result<()> {
     for (user, n) in mail {
-        let text = "DELETE FROM home_mail WHERE user_key = $1 AND n = $2";
+        let text = "DELETE FROM home_mail WHERE user_key = ?1 AND n = ?2";
         sql.run(text, &[user.into(), (*n).into()]).await?;
     }
-    sql.run("DELETE FROM home_mail WHERE at_ms < $1", &[(*before_ms).into()]).await?;
+    sql.run("DELETE FROM home_mail WHERE at_ms < ?1", &[(*before_ms).into()]).await?;
     Ok(())
 }
 
@@ -236,7 +236,7 @@ async fn take_all<S: Sql>(sql: &S, take: &MailTake) -> Result<MailTaken> {
 async fn move_mark<S: Sql>(sql: &S, source: &str, item: &NumberedMail) -> Result<bool> {
     let moved = sql
         .run(
-            "INSERT INTO home_mail_taken (source, user_key, n) VALUES ($1, $2, $3)
+            "INSERT INTO home_mail_taken (source, user_key, n) VALUES (?1, ?2, ?3)
              ON CONFLICT (source, user_key) DO UPDATE SET n = excluded.n WHERE home_mail_taken.n < excluded.n",
             &[source.into(), (&item.user_id).into(), item.n.into()],
         )
@@ -254,7 +254,7 @@ async fn apply<S: Sql>(sql: &S, take: &MailTake, item: &NumberedMail) -> Result<
         }
         (Mail::Left { conv_id }, Some(source)) => {
             sql.run(
-                "DELETE FROM conversation_routes WHERE user_key = $1 AND conv_id = $2 AND home = $3",
+                "DELETE FROM conversation_routes WHERE user_key = ?1 AND conv_id = ?2 AND home = ?3",
                 &[user.into(), conv_id.into(), source.as_str().into()],
             )
             .await?;
@@ -297,20 +297,20 @@ async fn add_route<S: Sql>(
     home: &str,
     max: u64,
 ) -> Result<()> {
-    let count = "SELECT count(*) FROM conversation_routes WHERE user_key = $1";
+    let count = "SELECT count(*) FROM conversation_routes WHERE user_key = ?1";
     let count = one(sql, count, &[user.into()]).await?.map_or(Ok(0), |row| row.number(0))?;
     if count >= max {
         return Ok(());
     }
     // Whoever told first stays: names are chosen by clients, and may be in use elsewhere.
-    let text = "INSERT INTO conversation_routes (user_key, conv_id, home) VALUES ($1, $2, $3)
+    let text = "INSERT INTO conversation_routes (user_key, conv_id, home) VALUES (?1, ?2, ?3)
                 ON CONFLICT DO NOTHING";
     sql.run(text, &[user.into(), conv.into(), home.into()]).await?;
     Ok(())
 }
 
 async fn home_of<S: Sql>(sql: &S, conv: &ConvId) -> Result<String> {
-    let row = one(sql, "SELECT home FROM conversations WHERE conv_id = $1", &[conv.into()]).await?;
+    let row = one(sql, "SELECT home FROM conversations WHERE conv_id = ?1", &[conv.into()]).await?;
     row.map_or(Ok(String::new()), |mut row| row.text(0))
 }
 
@@ -325,7 +325,7 @@ pub(super) async fn was_given<S: Sql>(
     exists(
         sql,
         "SELECT i.issued_at_ms FROM key_package_issues i JOIN key_packages k ON k.reference = i.reference
-         WHERE i.reference = $1 AND i.issued_to = $2 AND k.user_key = $3 AND k.device_id = $4",
+         WHERE i.reference = ?1 AND i.issued_to = ?2 AND k.user_key = ?3 AND k.device_id = ?4",
         &[reference.into(), to.into(), user.into(), device.into()],
     )
     .await
@@ -365,9 +365,9 @@ async fn tell_devices<S: Sql>(
     let rows = sql
         .rows(
             "SELECT device_id FROM (
-                 SELECT device_id FROM inboxes WHERE user_key = $1
-                 UNION SELECT device_id FROM key_packages WHERE user_key = $1 AND bytes IS NOT NULL) x
-             ORDER BY device_id LIMIT $2",
+                 SELECT device_id FROM inboxes WHERE user_key = ?1
+                 UNION SELECT device_id FROM key_packages WHERE user_key = ?1 AND bytes IS NOT NULL) x
+             ORDER BY device_id LIMIT ?2",
             &[user.into(), MAX_DEVICES.into()],
         )
         .await?;
@@ -381,7 +381,7 @@ async fn tell_devices<S: Sql>(
 }
 
 async fn ask_rejoin<S: Sql>(sql: &S, asked: &RejoinAsked) -> Result<Option<(u64, Vec<InboxPost>)>> {
-    let text = "SELECT n, home FROM conversations WHERE conv_id = $1";
+    let text = "SELECT n, home FROM conversations WHERE conv_id = ?1";
     let Some(mut row) = one(sql, text, &[(&asked.conv).into()]).await? else { return Ok(None) };
     let (n, home) = (row.number(0)? as i64, row.text(1)?);
     if member(sql, n, &asked.user).await?.is_none() {
@@ -389,7 +389,7 @@ async fn ask_rejoin<S: Sql>(sql: &S, asked: &RejoinAsked) -> Result<Option<(u64,
     }
     let rows = sql
         .rows(
-            "SELECT user_key, role FROM conversation_members WHERE conv = $1 ORDER BY role, user_key",
+            "SELECT user_key, role FROM conversation_members WHERE conv = ?1 ORDER BY role, user_key",
             &[n.into()],
         )
         .await?;

@@ -54,10 +54,10 @@ async fn set<S: Sql>(
     (user, device, endpoint, at_ms): &(NodeId, DeviceId, Option<String>, u64),
 ) -> Result<()> {
     let key = [user.into(), device.into()];
-    sql.run("DELETE FROM push_subscriptions WHERE user_key = $1 AND device_id = $2", &key).await?;
+    sql.run("DELETE FROM push_subscriptions WHERE user_key = ?1 AND device_id = ?2", &key).await?;
     if let Some(endpoint) = endpoint {
         sql.run(
-            "INSERT INTO push_subscriptions (user_key, device_id, endpoint, created_at_ms) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO push_subscriptions (user_key, device_id, endpoint, created_at_ms) VALUES (?1, ?2, ?3, ?4)",
             &[user.into(), device.into(), endpoint.as_str().into(), (*at_ms).into()],
         )
         .await?;
@@ -67,7 +67,7 @@ async fn set<S: Sql>(
 
 async fn drop_one<S: Sql>(sql: &S, target: &PushTarget) -> Result<()> {
     sql.run(
-        "DELETE FROM push_subscriptions WHERE user_key = $1 AND device_id = $2 AND endpoint = $3",
+        "DELETE FROM push_subscriptions WHERE user_key = ?1 AND device_id = ?2 AND endpoint = ?3",
         &[(&target.user).into(), (&target.device).into(), target.endpoint.as_str().into()],
     )
     .await?;
@@ -79,7 +79,7 @@ async fn of_device<S: Sql>(
     (user, device): &(NodeId, DeviceId),
 ) -> Result<Option<PushTarget>> {
     let text = "SELECT user_key, device_id, endpoint FROM push_subscriptions
-                WHERE user_key = $1 AND device_id = $2";
+                WHERE user_key = ?1 AND device_id = ?2";
     one(sql, text, &[user.into(), device.into()]).await?.map(target).transpose()
 }
 
@@ -89,7 +89,7 @@ async fn of_conversation<S: Sql>(sql: &S, conv: &ConvId) -> Result<Vec<PushTarge
             "SELECT p.user_key, p.device_id, p.endpoint FROM conversations c
              JOIN conversation_members m ON m.conv = c.n
              JOIN push_subscriptions p ON p.user_key = m.user_key
-             WHERE c.conv_id = $1 LIMIT $2",
+             WHERE c.conv_id = ?1 LIMIT ?2",
             &[conv.into(), MAX_TARGETS.into()],
         )
         .await?;
