@@ -13,7 +13,11 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::{client::Client, endpoint::Endpoint, error::Error};
+use crate::{
+    client::{Client, GRANT_HEADER},
+    endpoint::Endpoint,
+    error::Error,
+};
 
 /// Both directions of a socket, whatever carries it.
 pub(crate) trait Duplex:
@@ -129,6 +133,10 @@ impl Client {
             .map_err(|error| Error::Address(error.to_string()))?;
         if let Some(value) = authorization {
             request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        if let Some(grant) = self.grant() {
+            let value = grant.parse().map_err(|_| Error::Address("a grant".into()))?;
+            request.headers_mut().insert(GRANT_HEADER, value);
         }
         Ok(request)
     }
