@@ -40,7 +40,7 @@ impl Proxy {
         let dir = tempfile::Builder::new().prefix("relay-nginx.").tempdir().unwrap();
         let address = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
         let place = dir.path().display();
-        // As docs/chat.md has it, but for the connections' lives: old workers end them after a moment.
+        // As docs/chat-relay.md has it, but for the connections' lives: old workers end them after a moment.
         let config = format!(
             "daemon off; worker_processes 1; worker_shutdown_timeout 200ms; pid {place}/pid; error_log {place}/error.log;
              events {{ worker_connections 256; }}
