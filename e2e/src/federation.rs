@@ -30,6 +30,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// What spokes of a test share with their hubs.
 pub const PSK: &str = "the spokes' key of this test";
 
+/// What hubs of a test share with each other.
+pub const HUB_SECRET: &str = "the hubs' secret of this test";
+
 /// What all relays of a test share: the hubs' secret and the spokes' key.
 #[derive(Debug)]
 pub struct Secrets {
@@ -43,7 +46,7 @@ impl Secrets {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         write_secret(&dir.path().join("psk"), PSK);
-        write_secret(&dir.path().join("secret"), "the hubs' secret of this test");
+        write_secret(&dir.path().join("secret"), HUB_SECRET);
         Self { dir }
     }
 

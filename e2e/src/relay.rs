@@ -152,6 +152,17 @@ impl Relay {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// The most memory that it has had resident since it was started, in KiB.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn peak_kib(&self) -> u64 {
+        let id = self.process.as_ref().expect("running").id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim_end_matches("kB").trim().parse().unwrap()
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -188,6 +199,11 @@ impl Relay {
 
     pub fn resume(&self) {
         self.signal(Signal::SIGCONT);
+    }
+
+    /// SIGHUP: it reads its configuration and certificates again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::SIGHUP);
     }
 
     /// Starts it again on the same data and waits until it is ready.

@@ -171,3 +171,43 @@ async fn a_name_that_leads_elsewhere_is_told_and_the_relay_goes_on() {
     let info = std::os::unix::net::UnixStream::connect(relay.socket());
     assert!(info.is_ok());
 }
+
+/// A certificate for 127.0.0.1 in `dir`, as a renewal leaves it there; and what a client trusts.
+fn renewed(dir: &Path) -> reqwest::Client {
+    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    fs::write(dir.join("cert.pem"), own.cert.pem()).unwrap();
+    fs::write(dir.join("key.pem"), own.signing_key.serialize_pem()).unwrap();
+    let key = dir.join("key.pem");
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    client_of(reqwest::Certificate::from_pem(own.cert.pem().as_bytes()).unwrap(), None)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_takes_a_renewed_certificate_and_keeps_the_old_where_the_new_is_broken() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = renewed(dir.path());
+    let config = format!(
+        "[tls]\ncert_file = {:?}\nkey_file = {:?}\n",
+        dir.path().join("cert.pem"),
+        dir.path().join("key.pem")
+    );
+    let setup = Setup { config, encrypted: true, ..Setup::new(Backend::Sqlite) };
+    let relay = Relay::with(setup).await;
+    let url = format!("https://{}/readyz", relay.address());
+    let trusts = async |http: &reqwest::Client| http.get(&url).send().await.is_ok();
+    until("the first certificate is in use", LIMIT, || trusts(&first)).await;
+
+    let second = renewed(dir.path());
+    assert!(!trusts(&second).await, "files alone change nothing");
+    relay.hang_up();
+    until("the second certificate is in use", LIMIT, || trusts(&second)).await;
+
+    fs::write(dir.path().join("cert.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
+    relay.hang_up();
+    until("the broken file is told", LIMIT, || async {
+        relay.log().contains("the configuration was not reloaded")
+    })
+    .await;
+    assert!(relay.log().contains("cert.pem"), "{}", relay.log());
+    assert!(trusts(&second).await, "the old one stays in use");
+}

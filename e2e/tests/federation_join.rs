@@ -10,7 +10,7 @@ use relay_e2e::{
         PATIENCE, Secrets, Service, answers, call, counted, error_of, get, links_of, operate,
         operator, until_attached,
     },
-    relay::{Setup, reqwest_client},
+    relay::{Setup, relay_binary, reqwest_client},
     until,
 };
 use serde_json::{Value, json};
@@ -54,6 +54,19 @@ async fn leave(relay: &Relay) -> Result<Value, relay_client::Error> {
     operator(relay).call(Request::new(reqwest::Method::DELETE, JOIN)).await
 }
 
+/// What `relay doctor --from HUB` says of one thing.
+fn diagnosed(home: &Relay, hub: &Relay, name: &str) -> String {
+    let mut command = std::process::Command::new(relay_binary());
+    command.args(["doctor", "--json", "--url", &home.url(), "--from", &hub.url()]);
+    let ran = command.env("HOME", home.data_dir()).output().unwrap();
+    let told: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let found = told["items"].as_array().unwrap().iter().find(|item| item["name"] == name);
+    found.unwrap_or_else(|| panic!("{name} is missing: {told}"))["level"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
 async fn until_withdrawn(hub: &Relay, service: &str) {
     until("it is withdrawn", PATIENCE, || async {
         error_of(&call(hub, &format!("{service}.echo"), json!({})).await) == -32001
@@ -79,6 +92,8 @@ async fn a_running_relay_joins_stays_and_leaves() {
     until_attached(&home, "hub-a").await;
     assert_eq!(get(&home, "/status").await["node_type"], "home");
     until("its service is called", PATIENCE, || answers(&hub, "blog.echo")).await;
+    assert_eq!(diagnosed(&home, &hub, "link"), "ok");
+    assert_eq!(diagnosed(&home, &hub, "from hub"), "ok");
 
     // The token is used up; its key is what lets it in from now on.
     home.kill_and_restart().await;
@@ -91,6 +106,10 @@ async fn a_running_relay_joins_stays_and_leaves() {
     leave(&home).await.unwrap();
     until_withdrawn(&hub, "blog").await;
     assert_eq!(get(&home, "/status").await["node_type"], "main");
+    until("the hub has forgotten it", PATIENCE, || async {
+        diagnosed(&home, &hub, "from hub") == "fail"
+    })
+    .await;
     assert!(answers(&home, "blog.echo").await, "it still serves its own machine");
     assert!(leave(&home).await.is_err(), "there is nothing to leave");
     home.kill_and_restart().await;

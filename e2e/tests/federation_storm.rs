@@ -15,6 +15,9 @@ use tokio::task::JoinSet;
 
 /// How long all may take to come.
 const LIMIT: Duration = Duration::from_secs(120);
+/// What a hub may have resident by itself, and for each home of a storm, their handshakes and calls included.
+const HUB_KIB: u64 = 160 << 10;
+const HOME_KIB: u64 = 160;
 /// Longest pause between two attempts of a home.
 const PAUSE_MS: u64 = 2_000;
 
@@ -73,6 +76,9 @@ async fn storm(homes: u32) {
         until_all_there(&hub, homes as usize).await;
         call_each(&hub, homes).await;
     }
+    // What it holds for them is bounded, whatever the crowd.
+    let most = HUB_KIB + HOME_KIB * u64::from(homes);
+    assert!(hub.peak_kib() < most, "{} KiB resident", hub.peak_kib());
     // None of them ended by itself.
     assert_eq!(all.len(), homes as usize);
     assert!(all.try_join_next().is_none());

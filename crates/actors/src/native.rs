@@ -3,7 +3,7 @@
 use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use relay_proto::{CallError, ServiceName};
+use relay_proto::{CallError, ServiceName, call::RpcCode};
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, timeout},
@@ -45,8 +45,7 @@ enum Next {
 }
 
 async fn serve(mut actor: Native, mut inbox: Inbox, stop: CancellationToken) -> Exit {
-    // Aside work ends with the actor: dropping the set aborts it.
-    let mut aside = JoinSet::new();
+    let mut aside = Aside::default();
     let mut checks = tokio::time::interval(actor.health.max(Duration::from_millis(1)));
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut checking = JoinSet::new();
@@ -55,14 +54,17 @@ async fn serve(mut actor: Native, mut inbox: Inbox, stop: CancellationToken) -> 
             biased;
             () = stop.cancelled() => Next::Stop,
             reason = actor.service.failed() => Next::Failed(reason),
-            Some(_) = aside.join_next(), if !aside.is_empty() => Next::AsideEnded,
+            Some(_) = aside.works.join_next(), if !aside.works.is_empty() => Next::AsideEnded,
             _ = checks.tick(), if checking.is_empty() => Next::Check,
             Some(_) = checking.join_next(), if !checking.is_empty() => Next::AsideEnded,
-            envelope = inbox.next(), if aside.len() < actor.concurrency => Next::Message(envelope),
+            envelope = inbox.next(), if aside.works.len() < actor.concurrency => Next::Message(envelope),
         };
         let handled = match next {
             Next::Stop | Next::Message(None) => break,
-            Next::Failed(reason) => return Exit::Crashed(reason),
+            Next::Failed(reason) => {
+                aside.give_up().await;
+                return Exit::Crashed(reason);
+            }
             Next::AsideEnded => continue,
             Next::Check => {
                 checking.spawn(check(&actor));
@@ -71,13 +73,34 @@ async fn serve(mut actor: Native, mut inbox: Inbox, stop: CancellationToken) -> 
             Next::Message(Some(envelope)) => handle(&mut actor, envelope, &inbox, &mut aside),
         };
         if let Err(crash) = handled.await {
+            aside.give_up().await;
             return Exit::Crashed(crash);
         }
     }
     // What still waits in the inbox is refused by the supervisor, or served by the next life.
-    while aside.join_next().await.is_some() {}
+    aside.finish().await;
     actor.service.stop().await;
     Exit::Stopped
+}
+
+/// Work beside later messages; it ends with the actor.
+#[derive(Default)]
+struct Aside {
+    works: JoinSet<()>,
+    /// The service that the work was of has failed.
+    failed: CancellationToken,
+}
+
+impl Aside {
+    async fn finish(&mut self) {
+        while self.works.join_next().await.is_some() {}
+    }
+
+    /// Tells every caller that no answer will come: what was asked may or may not have been done.
+    async fn give_up(&mut self) {
+        self.failed.cancel();
+        self.finish().await;
+    }
 }
 
 /// Asks the service whether it is well, and tells the router.
@@ -95,7 +118,7 @@ async fn handle(
     actor: &mut Native,
     envelope: Envelope,
     inbox: &Inbox,
-    aside: &mut JoinSet<()>,
+    aside: &mut Aside,
 ) -> Result<(), String> {
     let started = Instant::now();
     let (request, mut answer) = envelope.open();
@@ -111,16 +134,18 @@ async fn handle(
             answer.send(result);
         }
         Ok(Handled::Aside(work)) => {
-            let counters = inbox.counters();
-            aside.spawn(async move {
-                tokio::select! {
+            let (counters, failed) = (inbox.counters(), aside.failed.clone());
+            aside.works.spawn(async move {
+                let result = tokio::select! {
+                    biased;
                     result = AssertUnwindSafe(work).catch_unwind() => {
-                        let result = result.unwrap_or_else(|_| Err(crashed()));
-                        counters.observe(started, &result);
-                        answer.send(result);
+                        result.unwrap_or_else(|_| Err(crashed()))
                     }
-                    () = answer.abandoned() => {}
-                }
+                    () = failed.cancelled() => Err(ended()),
+                    () = answer.abandoned() => return,
+                };
+                counters.observe(started, &result);
+                answer.send(result);
             });
         }
         Err(panic) => {
@@ -135,6 +160,11 @@ async fn handle(
 
 fn crashed() -> CallError {
     CallError::internal("the service crashed while it handled this call")
+}
+
+fn ended() -> CallError {
+    let message = "the program behind the service ended before it answered";
+    CallError::new(RpcCode::NodeUnreachable, message)
 }
 
 /// What a panic said; for the log only.

@@ -219,7 +219,9 @@ async fn a_child_process_is_a_service_and_is_started_again() {
     // A call that hangs stands in nobody's way; one under way when the process ends is told.
     let hanging = ask(&node, "hang", json!({}));
     let (hung, died) = tokio::join!(hanging, ask(&node, "die", json!({})));
-    assert!(hung.is_err() && died.is_err());
+    for outcome in [hung, died] {
+        assert_eq!(outcome.unwrap_err().code, RpcCode::NodeUnreachable);
+    }
     let second = ask(&node, "pid", json!({})).await.unwrap();
     assert_ne!(second, first);
     let status = node.router().actor(&name()).unwrap();

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, ops::Range};
 use anyhow::{Context, ensure};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use memchr::memmem;
-use relay_proto::SigningKey;
+use relay_proto::{
+    SigningKey,
+    auth::{DeviceId, GrantClaims},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -174,8 +177,38 @@ pub async fn subscribe(socket: &mut Socket, sub: &str, filter: &Value) -> anyhow
     Ok(())
 }
 
+/// A socket with a session, and the token of that session.
+#[derive(Debug)]
+pub struct Session {
+    pub socket: Socket,
+    to: SocketAddr,
+    token: String,
+}
+
+impl Session {
+    /// A request of this session that has to succeed.
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<()> {
+        let body = body.to_string();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.token,
+            body.len()
+        );
+        let mut connection = http::Connection::open(self.to).await?;
+        let (status, answer) = connection.ask(head.as_bytes()).await?;
+        ensure!(status == 200, "{path}: {status} {}", String::from_utf8_lossy(answer));
+        Ok(())
+    }
+}
+
 /// Opens a socket with a session for `key`: challenge, signature, `session.start`.
 pub async fn session(to: SocketAddr, key: &SigningKey) -> anyhow::Result<Socket> {
+    Ok(open_session(to, key).await?.socket)
+}
+
+/// As [`session`], with a grant for whatever lies at other homes.
+pub async fn open_session(to: SocketAddr, key: &SigningKey) -> anyhow::Result<Session> {
     const DEVICE: &str = "bench";
     /// SHA-256 of no credential.
     const NO_CREDENTIAL: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -191,7 +224,13 @@ pub async fn session(to: SocketAddr, key: &SigningKey) -> anyhow::Result<Socket>
         "relay-gateway-auth-v1\n{gateway}\n{user}\n{DEVICE}\n{id}\n{challenge}\n{NO_CREDENTIAL}"
     );
     let proof = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()));
-    let start = json!({"auth_token": format!("cr1.{id}.{proof}"), "device_id": DEVICE});
+    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+    let device = DeviceId::new(DEVICE).context("a device")?;
+    let grant = GrantClaims::new(key.node_id(), device, gateway.parse()?, now_ms as u64, 3_600_000)
+        .sign(key);
+    let start = json!({
+        "auth_token": format!("cr1.{id}.{proof}"), "device_id": DEVICE, "grants": [grant],
+    });
 
     let mut socket = Socket::connect(to, SOCKET_PATH).await?;
     socket.send(&frame("session.start", "session", &start)).await?;
@@ -201,7 +240,9 @@ pub async fn session(to: SocketAddr, key: &SigningKey) -> anyhow::Result<Socket>
         "session: {}",
         String::from_utf8_lossy(&answer)
     );
-    Ok(socket)
+    let ready: Value = serde_json::from_slice(&answer)?;
+    let token = ready["body"]["session_token"].as_str().context("a session token")?.to_owned();
+    Ok(Session { socket, to, token })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The loads, one file each. A scenario starts fresh servers, loads them, and returns rows.
 
 pub mod big;
+pub mod chat;
 pub mod events;
 pub mod fanout;
 pub mod idle;
@@ -72,6 +73,8 @@ pub enum Scenario {
     Big,
     /// Calls through a small federation: spoke, hub, hub, spoke.
     Links,
+    /// The chat gateway: sends, a room of 1000, idle sockets, catching up, through an edge relay.
+    Chat,
 }
 
 impl Scenario {
@@ -87,6 +90,7 @@ impl Scenario {
             Self::Social => "social",
             Self::Big => "big",
             Self::Links => "links",
+            Self::Chat => "chat",
         }
     }
 
@@ -103,6 +107,7 @@ impl Scenario {
             Self::Social => social::rows(run).await,
             Self::Big => big::rows(run).await,
             Self::Links => links::rows(run).await,
+            Self::Chat => chat::rows(run).await,
         }
     }
 }

@@ -228,7 +228,7 @@ fn directory(parent: &Path, purpose: &str) -> anyhow::Result<TempDir> {
 }
 
 /// A relay refuses a secret file that others may read.
-fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
+pub fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
 
     let mut options = std::fs::OpenOptions::new();

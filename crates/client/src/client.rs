@@ -127,6 +127,8 @@ impl ClientBuilder {
     }
 }
 
+/// Carries a grant where no session does.
+pub(crate) const GRANT_HEADER: &str = "relay-grant";
 /// What requests without a session call their device in grants.
 const GRANT_DEVICE: &str = "relay-client";
 /// Finds dead peers of long waits in bounded time.
@@ -302,7 +304,7 @@ impl Client {
 
     /// Whether the relay refused for want of a grant (`federation.md`, Homes), which then is made.
     /// A relay can only ask for one for itself: at any other it is worth nothing.
-    fn grants_what_is_asked(&self, error: &Error) -> Result<bool, Error> {
+    pub(crate) fn grants_what_is_asked(&self, error: &Error) -> Result<bool, Error> {
         let Some(signer) = &self.inner.signer else { return Ok(false) };
         let asked = error.problem().filter(|problem| problem.code == Code::Unauthorized);
         let edge = asked.and_then(|problem| problem.extra.get("grant_for")?.as_str());
@@ -312,6 +314,11 @@ impl Client {
         let grant = session::make_grant(signer, edge, GRANT_DEVICE)?;
         *self.inner.grant.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant.into());
         Ok(true)
+    }
+
+    /// The grant that a relay asked for last.
+    pub(crate) fn grant(&self) -> Option<Arc<str>> {
+        self.inner.grant.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends, and once more where the connection broke after it had been made: pooled connections
@@ -334,9 +341,8 @@ impl Client {
             if let Some(value) = header {
                 http = http.header(AUTHORIZATION, value);
             }
-            let grant = self.inner.grant.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some(grant) = grant {
-                http = http.header("relay-grant", &*grant);
+            if let Some(grant) = self.grant() {
+                http = http.header(GRANT_HEADER, &*grant);
             }
         }
         http = http.header(ACCEPT, "application/json");

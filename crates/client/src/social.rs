@@ -35,7 +35,12 @@ const UPLOAD: usize = 20;
 
 /// Names an event in text: key, process in hex, clock, with slashes between.
 pub fn event_name(key: &EventKey) -> String {
-    format!("{}/{}/{}", key.system, hex::encode(key.process.as_bytes()), key.clock)
+    format!("{}/{}/{}", key.system, process_name(key.process), key.clock)
+}
+
+/// A process as it is written in the names of its events.
+pub fn process_name(process: ProcessId) -> String {
+    hex::encode(process.as_bytes())
 }
 
 /// Reads what [`event_name`] wrote.

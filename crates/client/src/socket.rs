@@ -2,9 +2,9 @@
 
 use std::{pin::Pin, time::Duration};
 
-use futures_util::{Sink, Stream};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use reqwest::{Method, Url, header::AUTHORIZATION};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 use tokio_tungstenite::{
     client_async_tls_with_config, client_async_with_config,
     tungstenite::{
@@ -13,7 +13,11 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::{client::Client, endpoint::Endpoint, error::Error};
+use crate::{
+    client::{Client, GRANT_HEADER},
+    endpoint::Endpoint,
+    error::Error,
+};
 
 /// Both directions of a socket, whatever carries it.
 pub(crate) trait Duplex:
@@ -41,6 +45,40 @@ impl Client {
         match tokio::time::timeout(after, self.open_socket(path)).await {
             Ok(opened) => opened,
             Err(_) => Err(Error::Timeout { url: self.address(), after }),
+        }
+    }
+
+    /// Opens a socket, says nothing on it for `quiet`, and asks for a sign of life; tells how long
+    /// the answer took. What stands between may cut connections that look idle.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] with the time after which the socket was cut, [`Error::Timeout`].
+    pub async fn probe_idle(&self, quiet: Duration) -> Result<Duration, Error> {
+        let mut socket = self.socket("/v1/stream").await?;
+        let opened = Instant::now();
+        let cut = |why: &str| {
+            let cause = format!("the socket was cut after {} s: {why}", opened.elapsed().as_secs());
+            Error::Unreachable { url: self.address(), cause }
+        };
+        // Reading answers the relay's own pings, as every client does.
+        let mut until = opened + quiet;
+        let mut asked = None;
+        loop {
+            match tokio::time::timeout_at(until, socket.next()).await {
+                Ok(Some(Ok(Message::Pong(_)))) if asked.is_some() => {
+                    return Ok(asked.unwrap_or(opened).elapsed());
+                }
+                Ok(Some(Ok(Message::Close(_))) | None) => return Err(cut("closed")),
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(error))) => return Err(cut(&error.to_string())),
+                Err(_) if asked.is_some() => return Err(cut("no answer to a ping")),
+                Err(_) => {
+                    let ping = socket.send(Message::Ping(bytes::Bytes::new())).await;
+                    ping.map_err(|error| cut(&error.to_string()))?;
+                    asked = Some(Instant::now());
+                    until = Instant::now() + self.inner.timeout;
+                }
+            }
         }
     }
 
@@ -95,6 +133,10 @@ impl Client {
             .map_err(|error| Error::Address(error.to_string()))?;
         if let Some(value) = authorization {
             request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        if let Some(grant) = self.grant() {
+            let value = grant.parse().map_err(|_| Error::Address("a grant".into()))?;
+            request.headers_mut().insert(GRANT_HEADER, value);
         }
         Ok(request)
     }

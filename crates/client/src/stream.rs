@@ -111,6 +111,8 @@ pub struct EventStream {
     backoff: Backoff,
     /// When to connect again, while there is no socket.
     retry_at: Instant,
+    /// When a grant was made last.
+    granted_at: Option<Instant>,
     state: Progress,
 }
 
@@ -145,6 +147,7 @@ impl EventStream {
             pinged: now,
             backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(30)),
             retry_at: now,
+            granted_at: None,
             state: Progress::Flowing,
         };
         stream.connect().await?;
@@ -187,6 +190,7 @@ impl EventStream {
                     Ok(Some(item)) => return Ok(Some(item)),
                     Ok(None) => {}
                     Err(error) if is_passing(&error) => return Ok(Some(self.interrupt(&error))),
+                    Err(error) if self.grants(&error)? => self.socket = None,
                     Err(error) => return self.end(error),
                 },
                 Ok(None) => {}
@@ -288,6 +292,17 @@ impl EventStream {
         }
     }
 
+    /// Whether the relay asks for a grant, which the next connection then brings. One that is asked for again at
+    /// once was not taken.
+    fn grants(&mut self, error: &Error) -> Result<bool, Error> {
+        let soon = self.granted_at.is_some_and(|at| at.elapsed() < SILENCE);
+        let grants = !soon && self.client.grants_what_is_asked(error)?;
+        if grants {
+            self.granted_at = Some(Instant::now());
+        }
+        Ok(grants)
+    }
+
     fn interrupt(&mut self, error: &Error) -> StreamItem {
         self.socket = None;
         self.state = Progress::Interrupted;
@@ -343,6 +358,7 @@ struct Body<'a> {
     message: Option<String>,
     retry_after_ms: Option<u64>,
     earliest: Option<Value>,
+    grant_for: Option<Value>,
 }
 
 impl Body<'_> {
@@ -354,6 +370,9 @@ impl Body<'_> {
         }
         if let Some(earliest) = self.earliest {
             extra.insert("earliest".into(), earliest);
+        }
+        if let Some(edge) = self.grant_for {
+            extra.insert("grant_for".into(), edge);
         }
         let message = self.message.unwrap_or_else(|| "the relay ended the subscription".into());
         Problem { code, message, extra }

@@ -15,7 +15,7 @@ mod rooms;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use ahash::RandomState;
@@ -23,6 +23,7 @@ use arc_swap::{ArcSwap, Guard};
 use futures::BoxedAnswer;
 use relay_proto::{
     NodeId, Problem,
+    auth::DeviceId,
     conv::{
         Answer, Caller, ConvId, Request,
         answer::Acked,
@@ -36,8 +37,11 @@ use relay_store::{
 };
 
 pub use config::{ChatConfig, LogRetention};
-pub use follow::{Following, Page, PageRequest, Start, event_frame};
+pub use follow::{Followed, Following, Page, PageRequest, Start, event_frame};
+pub use personal::page_of;
 pub use refusal::{limit_exceeded, not_a_member};
+
+use tokio::sync::Notify;
 
 use crate::{failure::store_problem, inbox::Inboxes, limits::Windows};
 use line::{Job, Lines};
@@ -74,6 +78,11 @@ pub struct Conversations {
     changes: Arc<Windows<(NodeId, ConvId, bool)>>,
     dms: Windows<NodeId>,
     rooms: Windows<NodeId>,
+    rejoins: Windows<(NodeId, DeviceId, ConvId)>,
+    inboxes: Arc<Inboxes>,
+    /// Something was written for the homes of users who do not live here.
+    mail: Notify,
+    others: AtomicBool,
     stats: Arc<ConversationStats>,
 }
 
@@ -86,7 +95,7 @@ impl Conversations {
     ) -> Arc<Self> {
         let stats = Arc::new(ConversationStats::default());
         Arc::new(Self {
-            lines: Lines::new(store.clone(), inboxes, stats.clone()),
+            lines: Lines::new(store.clone(), inboxes.clone(), stats.clone()),
             origin: config.gateway_id.as_str().into(),
             store,
             clock,
@@ -95,6 +104,10 @@ impl Conversations {
             changes: Arc::new(Windows::new(MINUTE_MS, LIMITER_KEYS)),
             dms: Windows::new(MINUTE_MS, LIMITER_KEYS),
             rooms: Windows::new(MINUTE_MS, LIMITER_KEYS),
+            rejoins: Windows::new(60 * MINUTE_MS, LIMITER_KEYS),
+            inboxes,
+            mail: Notify::new(),
+            others: AtomicBool::new(false),
             stats,
         })
     }
@@ -111,6 +124,20 @@ impl Conversations {
 
     pub fn stats(&self) -> &ConversationStats {
         &self.stats
+    }
+
+    /// From now on there may be users who live at other relays, which are told of what is theirs.
+    pub fn expect_others(&self) {
+        self.others.store(true, Ordering::Relaxed);
+    }
+
+    fn has_others(&self) -> bool {
+        self.others.load(Ordering::Relaxed)
+    }
+
+    /// Waits until mail for the homes of other users may have been written.
+    pub async fn wrote_mail(&self) {
+        self.mail.notified().await;
     }
 
     /// Waits for what is under way; call it when no request can come any more.
@@ -154,6 +181,9 @@ impl Conversations {
             }
             Request::GroupInfo(named) => {
                 Box::pin(async move { this.group_info(&caller, named).await })
+            }
+            Request::Rejoin(asked) => {
+                Box::pin(async move { this.ask_rejoin(&caller, asked).await })
             }
         }
     }

@@ -23,6 +23,7 @@ pub fn store_problem(error: &StoreError) -> Problem {
         StoreError::Lost(_) => {
             wait("the relay lost its database; send the same request again to be sure")
         }
+        StoreError::Over(over) => Problem::new(Code::QuotaExceeded, over.to_string()),
         StoreError::Disk(_)
         | StoreError::Corrupt(_)
         | StoreError::Database(_)

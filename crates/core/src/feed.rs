@@ -41,6 +41,8 @@ struct Follower {
     id: SubscriptionId,
     user: NodeId,
     outbox: Arc<Outbox>,
+    /// Reads for others as well: hears of everybody who may not read on.
+    is_relay: bool,
     /// Everything up to this was put into the outbox or read from the store; `None` while it reads.
     seen: Option<u64>,
 }
@@ -48,7 +50,25 @@ struct Follower {
 impl Feed {
     /// Counts somebody as a reader who is going to join. From here on an expulsion reaches them.
     pub fn enrol(&self, id: SubscriptionId, user: NodeId, outbox: Arc<Outbox>) {
-        self.lock().followers.push(Follower { id, user, outbox, seen: None });
+        self.enrol_as(id, user, outbox, false);
+    }
+
+    /// As [`Self::enrol`], for a relay that reads on the word of this user and hands on to others.
+    pub fn enrol_relay(&self, id: SubscriptionId, user: NodeId, outbox: Arc<Outbox>) {
+        self.enrol_as(id, user, outbox, true);
+    }
+
+    fn enrol_as(&self, id: SubscriptionId, user: NodeId, outbox: Arc<Outbox>, is_relay: bool) {
+        self.lock().followers.push(Follower { id, user, outbox, is_relay, seen: None });
+    }
+
+    /// The users who follow, each once.
+    pub fn users(&self) -> Vec<NodeId> {
+        let mut users: Vec<NodeId> =
+            self.lock().followers.iter().map(|follower| follower.user).collect();
+        users.sort_unstable();
+        users.dedup();
+        users
     }
 
     /// Joins the live tail after `seq`: the outbox gets [`Item::Live`], or [`Item::Lagging`] if the store has to be
@@ -135,8 +155,15 @@ impl Feed {
 
     /// Ends whatever these users follow here; each subscription is told once.
     pub fn expel(&self, users: &[NodeId]) {
+        if users.is_empty() {
+            return;
+        }
         self.lock().followers.retain(|follower| {
             let stays = !users.contains(&follower.user);
+            if follower.is_relay {
+                let users = users.into();
+                follower.outbox.note(Item::Removed { to: follower.id, users });
+            }
             if !stays {
                 follower.outbox.note(Item::Expelled { to: follower.id });
             }

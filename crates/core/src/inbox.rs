@@ -15,6 +15,7 @@ use crate::{
     failure::store_problem,
     fanout::{Outbox, SubscriptionId},
     feed::Feed,
+    news::{News, Place},
 };
 
 /// Entries read at once.
@@ -27,6 +28,7 @@ type Key = (NodeId, DeviceId);
 pub struct Inboxes {
     store: Store,
     feeds: Arc<DashMap<Key, Weak<Inbox>, RandomState>>,
+    news: Arc<News>,
 }
 
 /// One inbox that somebody follows.
@@ -80,7 +82,12 @@ pub struct InboxFrames {
 
 impl Inboxes {
     pub fn new(store: Store) -> Arc<Self> {
-        Arc::new(Self { store, feeds: Arc::default() })
+        Arc::new(Self { store, feeds: Arc::default(), news: Arc::default() })
+    }
+
+    /// Where something new lies, in inboxes and conversations.
+    pub fn news(&self) -> &Arc<News> {
+        &self.news
     }
 
     /// Begins to follow the caller's own inbox, from an entry or from what the device has acknowledged.
@@ -139,7 +146,8 @@ impl Inboxes {
     }
 
     /// Hands on what lies in an inbox since a commit.
-    pub(crate) fn publish(&self, post: &InboxPost) {
+    pub fn publish(&self, post: &InboxPost) {
+        self.news.note(|| Place::Inbox(post.user, post.device.clone()));
         let key = (post.user, post.device.clone());
         let inbox = self.feeds.get(&key).and_then(|inbox| inbox.upgrade());
         if let Some(inbox) = inbox {

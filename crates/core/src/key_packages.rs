@@ -44,6 +44,8 @@ pub struct KeyPackagesConfig {
     pub pool_max: u64,
     /// Entries of a device's inbox.
     pub max_inbox: u64,
+    /// Packages of the profile are handed out only to contacts and to those in a conversation with the user.
+    pub contacts_only: bool,
 }
 
 impl Default for KeyPackagesConfig {
@@ -54,6 +56,7 @@ impl Default for KeyPackagesConfig {
             publishes_per_min: 60,
             pool_max: 1_000,
             max_inbox: 10_000,
+            contacts_only: true,
         }
     }
 }
@@ -174,6 +177,7 @@ impl KeyPackages {
             revoke: given.revoke,
             packages,
             last_resort,
+            for_contacts: given.profile == Profile::RelayMls1,
             at_ms: now_ms,
             max_pool: self.config().pool_max,
         };
@@ -197,7 +201,8 @@ impl KeyPackages {
         self.fetches.count(caller.user, self.config().fetches_per_min, now_ms)?;
         self.targets.count(user, self.config().target_fetches_per_min, now_ms)?;
         let count = count.min(MAX_FETCH);
-        let fetch = Fetch { by: caller.user, user, count, per_device, now_ms };
+        let contacts_only = self.config().contacts_only;
+        let fetch = Fetch { by: caller.user, user, count, per_device, contacts_only, now_ms };
         let fetched = self.store.fetch_key_packages(fetch).await;
         let fetched = fetched.map_err(|error| store_problem(&error))?;
         self.stats.issued.fetch_add(fetched.packages.len() as u64, Ordering::Relaxed);

@@ -10,6 +10,7 @@
 //! - [`conversations`]: who may post and read, one order for each conversation, live delivery
 //! - [`key_packages`], [`inbox`], [`presence`], [`attachments`]: what the devices of its members need besides
 //! - [`fanout`], [`feed`]: from a commit to those who wait for it
+//! - [`news`]: where something new lies, for those who are not there
 //! - [`histogram`]: how long things take, for operators
 
 pub mod attachments;
@@ -24,6 +25,7 @@ pub mod inbox;
 pub mod key_packages;
 pub mod limits;
 pub mod locks;
+pub mod news;
 pub mod policy;
 pub mod presence;
 pub mod sessions;

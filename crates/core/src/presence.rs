@@ -86,6 +86,8 @@ pub struct Presence {
     block_changes: Windows<NodeId>,
     renews: Windows<(NodeId, DeviceId)>,
     statuses: Windows<NodeId>,
+    /// How often users who live elsewhere watch somebody now.
+    guests: Mutex<HashMap<(NodeId, NodeId), usize, RandomState>>,
     stats: PresenceStats,
 }
 
@@ -118,6 +120,7 @@ impl Presence {
             block_changes: windows(),
             renews: Windows::new(MINUTE_MS, LIMITER_KEYS),
             statuses: windows(),
+            guests: Mutex::default(),
             stats: PresenceStats::default(),
         })
     }
@@ -285,6 +288,98 @@ impl Presence {
         self.table().blocked_by(&caller.user)
     }
 
+    /// Whom the user watches.
+    pub fn watchlist(&self, user: &NodeId) -> Vec<NodeId> {
+        self.table().watched_by(user)
+    }
+
+    /// Whether one of the two blocks the other, as far as is known here.
+    pub fn is_blocked(&self, one: &NodeId, other: &NodeId) -> bool {
+        self.table().is_blocked(one, other)
+    }
+
+    /// Tells a user's connections what the home of somebody they watch says.
+    pub fn tell(&self, user: &NodeId, about: NodeId, frame: Bytes) {
+        {
+            let table = self.table();
+            if table.is_blocked(user, &about) {
+                return;
+            }
+        }
+        for outbox in self.connected().get(user).into_iter().flatten().filter_map(Weak::upgrade) {
+            outbox.set_state(about, frame.clone());
+            self.stats.updates.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A user at another relay hears what they may know, as long as the answer lives: first how things are, then what
+    /// changes. `contacts` are those whom a user who lives elsewhere watches.
+    ///
+    /// # Errors
+    /// `limit_exceeded`.
+    pub fn guest(
+        self: &Arc<Self>,
+        user: NodeId,
+        contacts: Option<Vec<NodeId>>,
+        outbox: &Arc<Outbox>,
+    ) -> Result<Guest, Problem> {
+        let now_ms = self.now_ms();
+        let mut added = Vec::new();
+        let mut views = Vec::new();
+        {
+            let max = self.config().watchers_max as usize;
+            let mut guests = self.guests();
+            let mut table = self.table();
+            let watched = match contacts {
+                None => table.watched_by(&user),
+                Some(contacts) => {
+                    check_contacts(&contacts)?;
+                    for contact in &contacts {
+                        let count = guests.entry((user, *contact)).or_default();
+                        // Whoever is watched for good is not let go by a guest.
+                        if *count == 0 && table.watches(&user, contact) {
+                            continue;
+                        }
+                        *count += 1;
+                        table.watch(user, *contact, max);
+                        added.push(*contact);
+                    }
+                    guests.retain(|_, count| *count > 0);
+                    contacts
+                }
+            };
+            for contact in watched {
+                let view = table.status(&user, &contact, now_ms);
+                if view.status != table::Status::Unavailable {
+                    views.push((contact, view));
+                }
+            }
+        }
+        self.connect(user, outbox);
+        for (contact, view) in views {
+            let frame = encode("presence.update", None, &view_body(&contact, &view));
+            outbox.set_state(contact, frame.into());
+        }
+        Ok(Guest { presence: self.clone(), user, contacts: added, outbox: outbox.clone() })
+    }
+
+    /// What a user who lives elsewhere, and watches these contacts, may know of each.
+    ///
+    /// # Errors
+    /// `rate_limited`, `limit_exceeded`.
+    pub fn guest_status(
+        &self,
+        caller: &Caller,
+        contacts: Vec<NodeId>,
+    ) -> Result<Vec<(NodeId, View)>, Problem> {
+        check_contacts(&contacts)?;
+        let now_ms = self.now_ms();
+        self.statuses.count(caller.user, self.config().status_per_min, now_ms)?;
+        let table = self.table();
+        let view = |contact: NodeId| (contact, table.guest_status(&caller.user, &contact, now_ms));
+        Ok(contacts.into_iter().map(view).collect())
+    }
+
     /// What the caller may know of each contact, each once, sorted.
     ///
     /// # Errors
@@ -359,6 +454,11 @@ impl Presence {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    // Taken before `table`.
+    fn guests(&self) -> std::sync::MutexGuard<'_, HashMap<(NodeId, NodeId), usize, RandomState>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn connected(
         &self,
     ) -> std::sync::MutexGuard<'_, HashMap<NodeId, Vec<Weak<Outbox>>, RandomState>> {
@@ -367,6 +467,31 @@ impl Presence {
 
     fn now_ms(&self) -> u64 {
         self.clock.wall_ns() / 1_000_000
+    }
+}
+
+/// A user at another relay who hears of presence here.
+#[derive(Debug)]
+pub struct Guest {
+    presence: Arc<Presence>,
+    user: NodeId,
+    contacts: Vec<NodeId>,
+    outbox: Arc<Outbox>,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.presence.disconnect(&self.user, &self.outbox);
+        let mut guests = self.presence.guests();
+        let mut table = self.presence.table();
+        for contact in &self.contacts {
+            let Some(count) = guests.get_mut(&(self.user, *contact)) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                guests.remove(&(self.user, *contact));
+                table.unwatch(self.user, *contact);
+            }
+        }
     }
 }
 

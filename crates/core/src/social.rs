@@ -18,7 +18,7 @@ use std::{net::IpAddr, sync::Arc};
 use arc_swap::ArcSwap;
 use relay_proto::polycentric::{Subject, SystemKey};
 use relay_store::{Clock, IngestReport, Store, StoreError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub use answers::{ExploreQuestion, MAX_LIMIT, SearchQuestion};
 pub use moderation::{Filter, Mode, TagRule, parse_filters};
@@ -74,6 +74,8 @@ pub struct Social {
     by_address: Buckets<IpAddr>,
     handles_by_address: Windows<IpAddr>,
     watch: Watch,
+    /// Told when events begin to wait for a verdict.
+    queue_grew: Notify,
     stats: SocialStats,
 }
 
@@ -112,6 +114,7 @@ impl Social {
             by_address: Buckets::new(REMEMBERED),
             handles_by_address: Windows::new(3_600_000, REMEMBERED),
             watch: Watch::default(),
+            queue_grew: Notify::new(),
             stats: SocialStats::default(),
         })
     }
@@ -127,6 +130,14 @@ impl Social {
     /// Those who want to be told of new events.
     pub fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// Waits until events wait for a verdict that did not before.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn queue_grew(&self) {
+        self.queue_grew.notified().await;
     }
 
     /// Waits until a body of this many bytes may be read and worked on.

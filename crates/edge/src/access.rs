@@ -79,7 +79,7 @@ pub(crate) async fn whoami(State(node): State<Arc<Node>>, request: Request) -> R
         Proof::LocalSocket => "local_socket",
         Proof::Session(_) => "session",
         Proof::SignedRequest => "signed_request",
-        Proof::Grant => "grant",
+        Proof::Grant { .. } => "grant",
         Proof::Token(_) => "token",
     };
     let mut answer = json!({

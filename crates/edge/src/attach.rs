@@ -145,6 +145,8 @@ struct Attached {
     open: HashMap<String, oneshot::Sender<Answer>>,
     /// Each waits for an answer or for its caller to go; gives the id, and whether it is to be cancelled.
     waiting: FuturesUnordered<BoxFuture<'static, (String, bool)>>,
+    /// Services that end when their calls under way have their answers; gives the frame that says so.
+    ending: FuturesUnordered<BoxFuture<'static, String>>,
     last_id: u64,
 }
 
@@ -163,12 +165,17 @@ impl Attached {
             followed: Vec::new(),
             open: HashMap::new(),
             waiting: FuturesUnordered::new(),
+            ending: FuturesUnordered::new(),
             last_id: 0,
         }
     }
 
     async fn run(mut self) {
         let Over = self.serve().await;
+        // Callers that wait for an answer of the program are told that it is gone, and hold up nothing.
+        self.passed.clear();
+        self.waiting.clear();
+        while self.ending.next().await.is_some() {}
         for name in &self.services {
             self.node.services.end(name).await;
         }
@@ -200,6 +207,9 @@ impl Attached {
                         true => self.send(encode("service.cancel", Some(&id), &json!({}))).await,
                         false => Ok(()),
                     }
+                }
+                Some(frame) = self.ending.next(), if !self.ending.is_empty() => {
+                    self.send(frame).await
                 }
                 Some(frame) = self.logs.next(), if !self.logs.is_empty() => self.send(frame).await,
                 () = tokio::time::sleep_until(ping_at) => {
@@ -237,7 +247,10 @@ impl Attached {
             }
             "service.register" => self.register(&frame).map(|name| json!({ "services": [name] })),
             "service.script" => self.script(&frame).await,
-            "service.withdraw" => self.withdraw(&frame).await,
+            "service.withdraw" => match self.withdraw(&frame) {
+                Ok(()) => return Ok(()),
+                Err(problem) => Err(problem),
+            },
             other => Err(Problem::invalid(format!("unknown frame type '{other}'"))),
         };
         let answer = match outcome {
@@ -311,14 +324,19 @@ impl Attached {
         Ok(json!({ "services": services }))
     }
 
-    async fn withdraw(&mut self, frame: &Frame<'_>) -> Result<Value, Problem> {
+    /// No new calls; the answer comes when those under way have theirs, for which this connection is needed.
+    fn withdraw(&mut self, frame: &Frame<'_>) -> Result<(), Problem> {
         let Withdraw { service_name } = frame.body()?;
         let Some(at) = self.services.iter().position(|name| *name == service_name) else {
             return Err(Problem::not_found(format!("no service '{service_name}' of yours")));
         };
         self.services.swap_remove(at);
-        self.node.services.end(&service_name).await;
-        Ok(json!({ "services": [] }))
+        let (node, id) = (self.node.clone(), frame.id.as_deref().map(str::to_owned));
+        self.ending.push(Box::pin(async move {
+            node.services.end(&service_name).await;
+            encode("service.registered", id.as_deref(), &json!({ "services": [] }))
+        }));
+        Ok(())
     }
 
     /// Sends the log of a service from now on.

@@ -10,8 +10,8 @@ use relay_core::{
 };
 use relay_node::Node;
 use relay_proto::{
-    Code, Problem,
-    auth::{OperatorToken, SessionToken, SignedRequest},
+    Code, Problem, RelayId,
+    auth::{DeviceId, OperatorToken, SessionToken, SignedRequest},
 };
 use relay_store::TokenPurpose;
 
@@ -32,7 +32,10 @@ pub(crate) enum Proof {
     Session(Arc<LiveSession>),
     SignedRequest,
     /// Another relay asks on its user's grant.
-    Grant,
+    Grant {
+        device: DeviceId,
+        relay: RelayId,
+    },
     Token(TokenPurpose),
 }
 

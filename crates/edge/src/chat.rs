@@ -4,10 +4,13 @@
 
 mod blobs;
 mod directory;
+pub(crate) mod homes;
 mod inbox;
 mod presence;
+mod push;
 mod users;
 
+pub(crate) use inbox::InboxAck;
 pub(crate) use presence::ContactsBody;
 
 use std::sync::Arc;
@@ -16,9 +19,11 @@ use axum::{
     Router,
     extract::{Request, State},
     http::{StatusCode, request::Parts},
+    middleware,
     routing::{get, post},
 };
 use bytes::Bytes;
+use relay_core::policy::Principal;
 use relay_node::Node;
 use relay_proto::{
     Problem,
@@ -30,13 +35,15 @@ use relay_proto::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    auth, body,
+    auth::{self, Proof},
+    body,
+    homes::Speaker,
     params::Params,
     reply::{Reply, no_store},
 };
 
 /// Every route of the gateway but sockets and streams.
-pub(crate) fn routes() -> Router<Arc<Node>> {
+pub(crate) fn routes(node: &Arc<Node>) -> Router<Arc<Node>> {
     use conv::Request as R;
     let govern = |act: Act| {
         post(move |State(node): State<Arc<Node>>, request: Request| {
@@ -78,12 +85,25 @@ pub(crate) fn routes() -> Router<Arc<Node>> {
         .route("/v1/conversations/commit", ask!(R::Commit))
         .route("/v1/conversations/group_info", look!(R::GroupInfo))
         .route("/v1/inbox", post(inbox::post))
+        .route("/v1/conversations/rejoin_request", ask!(R::Rejoin))
+        .merge(of_users(node))
+        .route("/v1/users", get(users::list))
+        .route("/v1/users/{user}", get(users::show))
+        .route("/v1/users/purge", post(users::purge))
+        .route("/v1/blobs/{hash}", get(blobs::get).put(blobs::put))
+}
+
+/// What lies at the home of the user: served here where this relay is it, else there. Other relays may ask for it too.
+pub(crate) fn of_users(node: &Arc<Node>) -> Router<Arc<Node>> {
+    Router::new()
         .route("/v1/inbox/events", get(inbox::events))
+        .route("/v1/inbox/ack", post(inbox::ack))
         .route("/v1/keypackages", post(directory::publish))
         .route("/v1/keypackages/fetch", post(directory::fetch))
         .route("/v1/keypackages/rotate", post(directory::rotate))
         .route("/v1/keypackages/pool", get(directory::pool))
         .route("/v1/vault", get(directory::vault).put(directory::set_vault))
+        .route("/v1/push", get(push::show).put(push::set).delete(push::unset))
         .route("/v1/presence/lease", post(presence::lease))
         .route("/v1/presence/renew", post(presence::lease))
         .route("/v1/presence/watch", post(presence::watch))
@@ -92,10 +112,7 @@ pub(crate) fn routes() -> Router<Arc<Node>> {
         .route("/v1/presence/unblock", post(presence::unblock))
         .route("/v1/presence/blocklist", get(presence::blocklist))
         .route("/v1/presence/status", post(presence::status))
-        .route("/v1/users", get(users::list))
-        .route("/v1/users/{user}", get(users::show))
-        .route("/v1/users/purge", post(users::purge))
-        .route("/v1/blobs/{hash}", get(blobs::get).put(blobs::put))
+        .route_layer(middleware::from_fn_with_state(node.clone(), homes::to_home))
 }
 
 /// Serves a request whose body is that of the wire.
@@ -140,10 +157,30 @@ pub(crate) fn conv_id(params: &Params) -> Result<conv::ConvId, Problem> {
     params.parsed("conv_id")?.ok_or_else(|| Problem::invalid("conv_id is missing"))
 }
 
-/// Who asks, by their session.
+/// Who asks, by their session or, at another relay, by their grant.
 pub(crate) async fn caller(node: &Node, parts: &Parts) -> Result<Caller, Problem> {
     let caller = auth::caller(node, parts, &[]).await?;
-    Ok(node.chat_caller(caller.session()?))
+    caller_of(node, parts, &caller)
+}
+
+/// As [`caller`], where it is known already who it is.
+pub(crate) fn caller_of(
+    node: &Node,
+    parts: &Parts,
+    known: &auth::Caller,
+) -> Result<Caller, Problem> {
+    if let (Proof::Grant { device, relay }, Principal::Key(user)) = (&known.proof, known.principal)
+    {
+        return Ok(Caller {
+            user,
+            device: device.clone(),
+            gateway: relay.to_string(),
+            grant: None,
+        });
+    }
+    let caller = node.chat_caller(known.session()?);
+    let grant = Speaker::of(&parts.headers, known).grant;
+    Ok(Caller { grant, ..caller })
 }
 
 /// Who asks is known before the body is read.

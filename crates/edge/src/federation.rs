@@ -19,7 +19,7 @@ use relay_fed::{
 };
 use relay_node::{Decision, Node, join::Joined};
 use relay_proto::{
-    Call, Code, Problem, RelayId, ServiceName,
+    Call, Code, NodeId, Problem, RelayId, ServiceName,
     link::{Encoding, handshake::Offer},
 };
 use serde::Deserialize;
@@ -131,7 +131,7 @@ pub(crate) struct PeerBody {
     url: String,
 }
 
-/// `POST /federation/peers/add`: dials another hub from now on, until the relay stops.
+/// `POST /federation/peers/add`: dials another hub from now on.
 pub(crate) async fn add_peer(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, body::SMALL).await?;
@@ -150,8 +150,7 @@ pub(crate) async fn remove_peer(
 ) -> Reply {
     let (parts, _) = request.into_parts();
     let actor = admin(&node, &parts, &[]).await?;
-    let relay = relay_id(&id)?;
-    if !node.federated().remove_peer(&relay) {
+    if !node.federated().remove_peer(&id)? {
         return Err(Problem::not_found(format!("'{id}' is no peer of this hub")).into());
     }
     node.audit.done(&actor, "peer.remove", &id, None).await?;
@@ -264,9 +263,15 @@ pub(crate) async fn status(State(node): State<Arc<Node>>) -> Reply {
     Ok(no_store(StatusCode::OK, &status))
 }
 
-/// `GET /v1/gateways/resolve?gateway_id=`.
+/// `GET /v1/gateways/resolve?gateway_id=`; with `node_id=` the name that a key has.
 pub(crate) async fn resolve(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let params = Params::parse(request.uri().query())?;
+    if let Some(key) = params.parsed::<NodeId>("node_id")? {
+        let found = node.federated().named(&key);
+        let found =
+            found.ok_or_else(|| Problem::not_found(format!("'{key}' is not known here")))?;
+        return Ok(no_store(StatusCode::OK, &json!({ "gateway_id": found, "node_id": key })));
+    }
     let id = params.get("gateway_id").filter(|id| !id.is_empty());
     let id = id.ok_or_else(|| Problem::invalid("gateway_id is missing"))?;
     let relay = relay_id(id)?;

@@ -12,9 +12,12 @@ use relay_core::{
     fanout::{Outbox, SubscriptionId},
     inbox::{FollowingInbox, InboxFrames},
 };
-use relay_node::Node;
+use relay_node::{
+    Node,
+    chat::{Removed, TailAsked},
+};
 use relay_proto::{
-    Problem,
+    NodeId, Problem,
     conv::{Caller, ConvId},
     frame::{encode, encode_error},
 };
@@ -22,6 +25,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::subscriptions::Sent;
+
+/// Users of one relay who may follow a conversation: as many as it may have members.
+const MAX_USERS: usize = 10_000;
 
 /// The body of `conv.subscribe`.
 #[derive(Debug, Deserialize)]
@@ -126,7 +132,7 @@ impl Feeds {
         let frame = Asked { id: frame_id, notify: asked.notify };
         let (node, outbox) = (self.node.clone(), self.outbox.clone());
         self.steps.push(Box::pin(async move {
-            let result = node.conversations.follow(&caller, conv.clone(), start, id, outbox).await;
+            let result = node.follow(&caller, conv.clone(), start, id, outbox).await;
             Step::Opened { id, conv, frame, result: Box::new(result) }
         }));
         Ok(())
@@ -141,7 +147,7 @@ impl Feeds {
     ) -> Result<(), Problem> {
         let id = self.place(&conv)?;
         let outbox = self.outbox.clone();
-        let opened = self.node.conversations.follow(&caller, conv.clone(), start, id, outbox).await;
+        let opened = self.node.follow(&caller, conv.clone(), start, id, outbox).await;
         match opened {
             Ok(following) => {
                 self.fetch(id, following.next_page());
@@ -153,6 +159,57 @@ impl Feeds {
                 Err(problem)
             }
         }
+    }
+
+    /// As [`Self::open`], for the relay that the caller is connected to; returns the frame to begin with.
+    pub async fn open_for_relay(
+        &mut self,
+        caller: Caller,
+        asked: TailAsked,
+    ) -> Result<Option<Sent>, Problem> {
+        let TailAsked { conv_id: conv, after_seq, users } = asked;
+        if users.len() > MAX_USERS {
+            return Err(limit_exceeded("too many users follow on one relay"));
+        }
+        let id = self.place(&conv)?;
+        let (outbox, start) = (self.outbox.clone(), Start::From(after_seq + 1));
+        let conversations = &self.node.conversations;
+        let opened = conversations.follow_for_relay(&caller, conv.clone(), start, id, outbox).await;
+        let following = match opened {
+            Ok(following) => following,
+            Err(problem) => {
+                self.end(id, &conv);
+                return Err(problem);
+            }
+        };
+        // Whoever was removed since the relay followed last is told first.
+        let gone = conversations.strangers(&caller, conv.clone(), users).await;
+        let gone = match gone {
+            Ok(gone) => gone,
+            Err(problem) => {
+                drop(following);
+                self.end(id, &conv);
+                return Err(problem);
+            }
+        };
+        self.fetch(id, following.next_page());
+        self.by_id.insert(id, Feed::Conversation(Conversation { following, notify: None }));
+        Ok((!gone.is_empty()).then(|| removed(gone)))
+    }
+
+    /// As [`Self::subscribe_inbox`], and returns when it is known where it begins.
+    pub async fn open_inbox(
+        &mut self,
+        caller: Caller,
+        from_seq: Option<u64>,
+    ) -> Result<(), Problem> {
+        let id = self.node.fanout.new_id();
+        let outbox = self.outbox.clone();
+        let following = self.node.inboxes.follow(&caller, from_seq, id, outbox).await?;
+        self.inbox = Some(id);
+        self.fetch_inbox(id, caller.clone(), following.next_seq);
+        self.by_id.insert(id, Feed::Inbox(following, caller));
+        Ok(())
     }
 
     /// Begins to follow the caller's own inbox; an earlier subscription to it ends.
@@ -343,6 +400,11 @@ impl Feeds {
         Some(refusal(None, &problem))
     }
 
+    /// Users for whom a relay reads may not read on.
+    pub fn removed(&self, to: SubscriptionId, users: &[NodeId]) -> Option<Sent> {
+        self.by_id.contains_key(&to).then(|| removed(users.to_vec()))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
@@ -370,9 +432,8 @@ impl Feeds {
 
     fn fetch(&self, id: SubscriptionId, request: PageRequest) {
         let node = self.node.clone();
-        self.steps.push(Box::pin(async move {
-            Step::Page { id, result: node.conversations.page(request).await }
-        }));
+        self.steps
+            .push(Box::pin(async move { Step::Page { id, result: node.page(request).await } }));
     }
 
     fn fetch_inbox(&self, id: SubscriptionId, caller: Caller, from: u64) {
@@ -381,6 +442,10 @@ impl Feeds {
             Step::InboxPage { id, result: node.inboxes.page(&caller, Some(from)).await }
         }));
     }
+}
+
+fn removed(users: Vec<NodeId>) -> Sent {
+    Sent::new("conv.removed", None, encode("conv.removed", None, &Removed { users }))
 }
 
 fn refusal(id: Option<&str>, problem: &Problem) -> Sent {

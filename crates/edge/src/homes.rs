@@ -14,7 +14,7 @@ mod carry;
 mod door;
 mod tail;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -42,16 +42,15 @@ use crate::{
     reply::{Refused, Reply},
 };
 
-pub(crate) use carry::{Carried, frame_answer};
+pub(crate) use carry::{exchange, frame_answer, of as carried};
 pub(crate) use door::{FromRelay, HomeDoor};
+pub(crate) use relay_node::homes::wire::Carried;
 pub(crate) use tail::{Piece, Tail};
 
 /// Names the home in answers that came from there.
 pub(crate) const HOME_HEADER: &str = "relay-home";
 /// Carries a grant where no session does.
 pub(crate) const GRANT_HEADER: &str = "relay-grant";
-/// How long the home may take for what does not wait on purpose.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Events of one forwarded request: well below what a link takes as one message.
 const MAX_EVENTS: usize = 256;
 const MAX_BYTES: usize = 512 << 10;
@@ -97,12 +96,24 @@ impl Speaker {
                 "a lock belongs to a key: start a session or sign the request",
             ));
         }
-        self.grant(node).ok_or_else(|| {
-            let me = node.identity.relay_id.as_str();
-            let message = format!("this goes to another relay: it needs your grant for '{me}'");
-            Problem::unauthorized(message).with("grant_for", me)
-        })
+        self.grant(node).ok_or_else(|| grant_missing(node))
     }
+
+    /// A home's refusal as the caller is told it: whom the home did not know, it may know by a grant.
+    pub fn told(&self, node: &Node, refusal: Problem) -> Problem {
+        let is_refused = matches!(refusal.code, Code::Unauthorized | Code::Forbidden);
+        let has_key = self.principal != Principal::Anonymous;
+        if is_refused && has_key && self.grant(node).is_none() {
+            return grant_missing(node);
+        }
+        refusal
+    }
+}
+
+fn grant_missing(node: &Node) -> Problem {
+    let me = node.identity.relay_id.as_str();
+    let message = format!("this goes to another relay: it needs your grant for '{me}'");
+    Problem::unauthorized(message).with("grant_for", me)
 }
 
 /// Where a request belongs.
@@ -218,21 +229,33 @@ async fn forward(node: &Arc<Node>, home: RelayId, parts: Parts, body: &Bytes) ->
     let speaker = Speaker::of(&parts.headers, &caller);
     let changes = parts.method == Method::POST;
     let grant = if changes { Some(speaker.need_grant(node)?) } else { speaker.grant(node) };
-    let carried = Carried::of(&parts, body)?;
+    let carried = carry::of(&parts, body)?;
     let mut held = Held::of(node, &caller);
     if matches!(parts.uri.path(), "/v1/events/stream" | "/v1/lock-watch") {
+        let known_as = speaker.clone();
         let tail = match Tail::open(node.clone(), home.clone(), carried, speaker).await? {
             Ok(tail) => tail,
-            Err(refusal) => return Ok(named(refusal, &home)),
+            Err(refusal) => return Ok(named(told(node, &known_as, refusal).await, &home)),
         };
         return Ok(named(tail.into_response(held), &home));
     }
     let answer = tokio::select! {
         biased;
         over = held.over() => return Err(over_problem(over).into()),
-        answer = carry::exchange(node, &home, &carried, grant) => answer?,
+        answer = exchange(node, &home, &carried, grant) => answer?,
     };
-    Ok(named(answer, &home))
+    Ok(named(told(node, &speaker, answer).await, &home))
+}
+
+/// A home's answer as the caller gets it; see [`Speaker::told`].
+async fn told(node: &Node, speaker: &Speaker, answer: Response) -> Response {
+    if !matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        return answer;
+    }
+    match frame_answer(answer).await {
+        Err(refusal) => refused(speaker.told(node, refusal)),
+        Ok(_) => refused(Problem::new(Code::InternalError, "the home's answer cannot be read")),
+    }
 }
 
 /// What names no namespace is looked for here first, then at the homes in turn.
@@ -241,14 +264,14 @@ async fn look_everywhere(node: &Arc<Node>, request: Request, next: Next) -> Repl
     // Found out once: a signed request is good once.
     let caller = auth::caller(node, &parts, &[]).await?;
     let grant = Speaker::of(&parts.headers, &caller).grant(node);
-    let carried = Carried::of(&parts, &Bytes::new())?;
+    let carried = carry::of(&parts, &Bytes::new())?;
     parts.extensions.insert(Known(caller));
     let mut answer = next.run(Request::from_parts(parts, body)).await;
     for home in node.homes.others() {
         if answer.status() != StatusCode::NOT_FOUND {
             break;
         }
-        answer = named(carry::exchange(node, home, &carried, grant.clone()).await?, home);
+        answer = named(exchange(node, home, &carried, grant.clone()).await?, home);
     }
     Ok(answer)
 }
@@ -271,7 +294,7 @@ pub(crate) fn lock_frame(
     speaker: &Speaker,
     t: &str,
     body: &str,
-) -> Result<Option<(RelayId, Carried, Option<String>)>, Problem> {
+) -> Result<Option<(RelayId, Carried)>, Problem> {
     #[derive(Deserialize)]
     struct Named {
         ns: Option<Namespace>,
@@ -295,11 +318,11 @@ pub(crate) fn lock_frame(
         }
         _ => {
             let verb = t.strip_prefix("lock.").unwrap_or(t);
-            let carried = Carried::post(format!("/v1/locks/{verb}"), body)?;
-            return Ok(Some((home, carried, Some(speaker.need_grant(node)?))));
+            speaker.need_grant(node)?;
+            Carried::post(format!("/v1/locks/{verb}"), body)?
         }
     };
-    Ok(Some((home, carried, speaker.grant(node))))
+    Ok(Some((home, carried)))
 }
 
 /// Percent-encodes one value of a URL.
@@ -422,9 +445,10 @@ pub(crate) async fn answer_frame(
     node: &Node,
     home: &RelayId,
     carried: &Carried,
-    grant: Option<String>,
+    speaker: &Speaker,
 ) -> Result<Box<serde_json::value::RawValue>, Problem> {
-    frame_answer(carry::exchange(node, home, carried, grant).await?).await
+    let answer = exchange(node, home, carried, speaker.grant(node)).await?;
+    frame_answer(answer).await.map_err(|refusal| speaker.told(node, refusal))
 }
 
 fn now_ms(node: &Node) -> u64 {

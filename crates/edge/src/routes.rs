@@ -57,7 +57,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/config/reload", post(operate::reload))
         .route("/v1/drain", post(operate::drain))
         .route("/v1/users/revoke_tokens", post(access::revoke_user))
-        .merge(chat::routes())
+        .merge(chat::routes(&node))
         .route("/v1/sse", get(sse::conversation))
         .route("/rpc", post(calls::http::rpc))
         .route("/services", get(services::list))

@@ -21,7 +21,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
@@ -32,7 +31,7 @@ use crate::{
     peer::{Certificates, Peer},
     routes,
     stall::Guarded,
-    tls,
+    tls::{Encryption, TlsError},
 };
 
 /// Time for a client to send its request's head.
@@ -46,7 +45,7 @@ pub enum OpenError {
     #[error("cannot listen on {addr}: {source}")]
     Listen { addr: String, source: io::Error },
     #[error(transparent)]
-    Tls(#[from] tls::TlsError),
+    Tls(#[from] TlsError),
 }
 
 /// The open doors of a relay.
@@ -85,11 +84,10 @@ impl Doors {
     pub async fn open(node: Arc<Node>) -> Result<Self, OpenError> {
         let config = &node.config;
         let acme = Acme::of(config, node.metrics.clone());
-        let clients = tls::clients(&config.federation)?;
-        let acceptor = match (&config.tls.cert_file, &config.tls.key_file) {
-            (Some(cert), Some(key)) => Some(tls::acceptor(&cert.0, &key.0, clients)?),
-            _ => acme.as_ref().map(|acme| tls::acceptor_of(acme.certificates(), clients)),
-        };
+        let encryption = Encryption::of(config, acme.as_ref().map(Acme::certificates))?;
+        if let Some(encryption) = &encryption {
+            node.renew_at_reload(encryption.clone());
+        }
         let shared = Shared {
             node: node.clone(),
             router: routes::router(node.clone()),
@@ -115,7 +113,7 @@ impl Doors {
         let doors = Self {
             http: listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
             metrics: metrics.as_ref().and_then(|l| l.local_addr().ok()),
-            tls: acceptor.is_some(),
+            tls: encryption.is_some(),
             socket,
             accepting: shared.accepting.clone(),
             closing: shared.closing.clone(),
@@ -126,7 +124,7 @@ impl Doors {
         let door = HomeDoor::new(node.clone());
         node.open_door(Arc::new(door));
         for listener in listeners {
-            shared.tasks.spawn(accept_tcp(listener, acceptor.clone(), shared.clone()));
+            shared.tasks.spawn(accept_tcp(listener, encryption.clone(), shared.clone()));
         }
         if let Some(listener) = metrics {
             let router = Router::new().route(
@@ -203,7 +201,7 @@ fn listen_local(path: &Path) -> Result<UnixListener, OpenError> {
     Ok(listener)
 }
 
-async fn accept_tcp(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Shared) {
+async fn accept_tcp(listener: TcpListener, encryption: Option<Arc<Encryption>>, shared: Shared) {
     loop {
         let accepted = tokio::select! {
             () = shared.accepting.cancelled() => return,
@@ -215,7 +213,8 @@ async fn accept_tcp(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let (acceptor, shared) = (acceptor.clone(), shared.clone());
+        let acceptor = encryption.as_ref().map(|encryption| encryption.acceptor());
+        let shared = shared.clone();
         let tasks = shared.tasks.clone();
         tasks.spawn(async move {
             let peer = Peer::Tcp { addr, tls: acceptor.is_some() };

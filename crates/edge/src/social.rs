@@ -31,6 +31,7 @@ pub(crate) fn router(node: &Node) -> Router<Arc<Node>> {
         .route("/v1/social/uncensor", post(admin::uncensor))
         .route("/v1/social/waiting", get(admin::waiting))
         .route("/v1/social/moderate", post(admin::moderate))
+        .route("/v1/social/usage", get(admin::usage))
         .route("/v1/social/purge", post(admin::purge))
         .route("/v1/social/servers", get(admin::servers))
         .merge(paths());

@@ -17,8 +17,10 @@ use axum::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use relay_core::{fanout::Item, policy::Op};
-use relay_node::{Node, Place, Reader};
-use relay_proto::{Code, Namespace, Position, Problem, conv, frame::encode, lease::Resource};
+use relay_node::{Node, Place, Reader, chat::TailAsked};
+use relay_proto::{
+    Code, Namespace, NodeId, Position, Problem, conv, frame::encode, lease::Resource,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -95,7 +97,7 @@ pub(crate) async fn lock_watch(State(node): State<Arc<Node>>, request: Request) 
 pub(crate) async fn conversation(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, _) = request.into_parts();
     let caller = auth::caller(&node, &parts, &[]).await?;
-    let who = node.chat_caller(caller.session()?);
+    let who = chat::caller_of(&node, &parts, &caller)?;
     let params = Params::parse(parts.uri.query())?;
     let last = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let from_seq = params.parsed("from_seq")?;
@@ -137,7 +139,7 @@ fn resume(headers: &HeaderMap, params: &Params) -> Option<String> {
 
 /// Subscribes and begins the answer. All of it happens in a task of its own, so that whoever goes away in
 /// the middle leaves nothing behind.
-async fn open(node: Arc<Node>, asked: Asked, held: Held, place: Place) -> Reply {
+pub(crate) async fn open(node: Arc<Node>, asked: Asked, held: Held, place: Place) -> Reply {
     let (tell, told) = oneshot::channel();
     let (out, body) = mpsc::channel(CHUNKS);
     node.tasks.spawn(Box::pin({
@@ -181,17 +183,31 @@ fn answer(chunks: mpsc::Receiver<Bytes>) -> Response {
 }
 
 /// What is to be followed.
-enum Asked {
+pub(crate) enum Asked {
     Events(Reader, Subscribe),
-    Lock { reader: Reader, ns: Namespace, resource: Option<Resource> },
-    Conversation { who: conv::Caller, asked: SubscribeConversation, presence: bool },
+    Lock {
+        reader: Reader,
+        ns: Namespace,
+        resource: Option<Resource>,
+    },
+    Conversation {
+        who: conv::Caller,
+        asked: SubscribeConversation,
+        presence: bool,
+    },
+    /// A conversation, for a relay that hands it on.
+    Tail(conv::Caller, TailAsked),
+    /// A device's inbox.
+    Inbox(conv::Caller, Option<u64>),
+    /// What a user who is connected to another relay may know of these.
+    Presence(conv::Caller, Option<Vec<NodeId>>),
 }
 
 impl Asked {
     /// Begins to follow; gives what is to be told first.
     async fn subscribe(
         self,
-        node: &Node,
+        node: &Arc<Node>,
         subscriptions: &mut Subscriptions,
     ) -> Result<Option<Sent>, Problem> {
         let (reader, ns, resource) = match self {
@@ -202,11 +218,23 @@ impl Asked {
             Self::Lock { reader, ns, resource } => (reader, ns, resource),
             Self::Conversation { who, asked, presence } => {
                 let start = asked.start()?;
-                let user = who.user;
-                subscriptions.feeds().open(who, asked.conv_id, start).await?;
+                subscriptions.feeds().open(who.clone(), asked.conv_id, start).await?;
                 if presence {
-                    node.presence.connect(user, &subscriptions.outbox);
+                    subscriptions.listen(&who);
                 }
+                return Ok(None);
+            }
+            Self::Tail(who, asked) => {
+                return subscriptions.feeds().open_for_relay(who, asked).await;
+            }
+            Self::Inbox(who, from_seq) => {
+                subscriptions.feeds().open_inbox(who, from_seq).await?;
+                return Ok(None);
+            }
+            Self::Presence(who, contacts) => {
+                let outbox = subscriptions.outbox.clone();
+                let guest = node.presence.guest(who.user, contacts, &outbox)?;
+                subscriptions.keep(guest);
                 return Ok(None);
             }
         };
@@ -277,6 +305,10 @@ impl Stream {
                 () = self.out.closed() => return Over,
                 () = outbox.filled() => self.drain(&mut items).await,
                 Some(page) = self.subscriptions.next_page() => {
+                    // Who was removed is told before what was said since.
+                    if self.drain(&mut items).await.is_err() {
+                        return Over;
+                    }
                     let frames = self.subscriptions.take_page(page).await;
                     self.add_all(frames).await
                 }
@@ -314,7 +346,7 @@ impl Stream {
     }
 
     fn add(&mut self, sent: &Sent) {
-        if sent.t == "conv.event" {
+        if matches!(sent.t, "conv.event" | "inbox.event") {
             let seq = sent.seq.unwrap_or_default();
             self.buffer.put_slice(format!("id: {seq}\n").as_bytes());
         } else if let Some(seq) = sent.seq {

@@ -14,10 +14,11 @@ use relay_core::{
     events::{Question, check_filters},
     fanout::{Item, JoinLive, LockWatch, Outbox, OutboxLimits, ReadScope, SubscriptionId},
     policy::quota::SubscriptionPermit,
+    presence::Guest,
 };
-use relay_node::{Node, Reader};
+use relay_node::{Node, Reader, chat::Listening};
 use relay_proto::{
-    Code, Cursor, Filter, Namespace, Position, Problem,
+    Code, Cursor, Filter, Namespace, Position, Problem, conv,
     frame::{encode, encode_error},
     name::DEFAULT_NAMESPACE,
 };
@@ -101,6 +102,10 @@ pub(crate) struct Subscriptions {
     feeds: Option<Box<Feeds>>,
     /// Streams of other homes. Boxed, since most connections have none.
     followed: Option<Box<FollowedTails>>,
+    /// Hears of presence for a user of this relay.
+    listening: Option<Listening>,
+    /// Hears of presence for a user of another relay.
+    guest: Option<Guest>,
 }
 
 /// Streams of other homes that this connection follows.
@@ -110,6 +115,9 @@ struct FollowedTails {
     /// Ends them by their name; what is under way then is dropped.
     names: HashMap<String, AbortHandle, ahash::RandomState>,
 }
+
+/// What the stream of a device's inbox is called.
+pub(crate) const INBOX: &str = "\0inbox";
 
 impl FollowedTails {
     /// What another home sent next; `None` while nothing is followed.
@@ -126,6 +134,9 @@ impl FollowedTails {
                 }
                 Piece::Event(event) => event.data,
                 Piece::Refused(problem) => encode_error(following.frame.as_deref(), &problem),
+                Piece::Ended { problem, .. } if following.name == INBOX => {
+                    encode_error(None, &problem)
+                }
                 Piece::Ended { problem, cursor } => {
                     let mut body = problem.members();
                     body.insert("sub".into(), following.name.as_str().into());
@@ -188,8 +199,25 @@ impl Subscriptions {
             names: HashMap::default(),
             fetching: FuturesUnordered::new(),
             followed: None,
+            listening: None,
+            guest: None,
             feeds: None,
         }
+    }
+
+    /// Hears of presence for a user, in place of another one.
+    pub fn listen(&mut self, user: &conv::Caller) {
+        self.listening = Some(self.node.listen(user, &self.outbox));
+    }
+
+    /// Hears no more of presence.
+    pub fn hush(&mut self) {
+        self.listening = None;
+    }
+
+    /// Keeps a guest for as long as this lives.
+    pub fn keep(&mut self, guest: Guest) {
+        self.guest = Some(guest);
     }
 
     /// What is followed besides the event log.
@@ -388,6 +416,7 @@ impl Subscriptions {
                 Some(self.live_frame(sub))
             }
             Item::Expelled { to } => self.feeds.as_mut()?.expelled(to),
+            Item::Removed { to, users } => self.feeds.as_mut()?.removed(to, &users),
             Item::State { frame, .. } => Some(Sent::new("presence.update", None, text(frame)?)),
             Item::Lagging { to, after_seq, remembered } => {
                 let Some(mut sub) = self.by_id.remove(&to) else {
@@ -413,7 +442,9 @@ impl Subscriptions {
 
     /// Whether anything is still subscribed or watched.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.feeds.as_ref().is_none_or(|feeds| feeds.is_empty())
+        self.names.is_empty()
+            && self.guest.is_none()
+            && self.feeds.as_ref().is_none_or(|feeds| feeds.is_empty())
     }
 
     /// The last words to a connection that does not read: where each subscription can go on.
@@ -435,6 +466,8 @@ impl Subscriptions {
         }
         self.by_id.clear();
         self.feeds = None;
+        self.listening = None;
+        self.guest = None;
     }
 
     async fn end_named(&mut self, name: &str) -> bool {

@@ -416,7 +416,14 @@ async fn a_program_on_this_machine_serves_calls_while_it_is_attached() {
     old.version = Some("^1".into());
     assert_eq!(rpc_code(far.call_service(&old).await), RpcCode::ServiceNotFound);
 
+    // A program that goes leaves nobody waiting.
+    let asking =
+        tokio::spawn(
+            async move { far.call_service(&service_call("hole", "fall", json!({}))).await },
+        );
+    let Served::Call(_) = program.next().await.unwrap() else { panic!("a call") };
     drop(program);
+    assert_eq!(rpc_code(asking.await.unwrap()), RpcCode::NodeUnreachable);
     house
         .until("withdrawal", |node| node.services.router.actor(&"hole".parse().unwrap()).is_none())
         .await;

@@ -23,6 +23,9 @@ pub const MAX_ENTRIES: usize = 10_000;
 /// The longest URL, in bytes.
 pub const MAX_URL: usize = 512;
 
+/// How long a live relay's entry is good for whoever asked, in milliseconds.
+const LIVE_MS: u64 = 45_000;
+
 /// One relay in the directory; the answer of `GET /v1/gateways/resolve`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectoryEntry {
@@ -196,9 +199,29 @@ impl Directory {
         self.live.remove(id);
     }
 
-    /// Where a relay is and which key it has.
-    pub fn resolve(&self, now_ms: u64, id: &RelayId) -> Option<&DirectoryEntry> {
-        self.binding(now_ms, id).or_else(|| self.live.get(id))
+    /// Where a relay is and which key it has. What is known of a live one is good for a moment.
+    pub fn resolve(&self, now_ms: u64, id: &RelayId) -> Option<DirectoryEntry> {
+        let live = || {
+            let entry = self.live.get(id)?.clone();
+            Some(DirectoryEntry { expires_at: now_ms + LIVE_MS, ..entry })
+        };
+        self.binding(now_ms, id).cloned().or_else(live)
+    }
+
+    /// The relay that is bound to a key, or shows it on a live link.
+    pub fn by_key(&self, now_ms: u64, key: &NodeId) -> Option<DirectoryEntry> {
+        let bound = self.bound(now_ms).find(|entry| entry.node_id == *key);
+        bound.or_else(|| self.live.values().find(|entry| entry.node_id == *key)).cloned()
+    }
+
+    /// The relay that is bound to a URL, as `fits` says.
+    pub fn by_url(&self, now_ms: u64, fits: impl Fn(&str) -> bool) -> Option<DirectoryEntry> {
+        self.bound(now_ms).find(|entry| fits(&entry.gateway_url)).cloned()
+    }
+
+    fn bound(&self, now_ms: u64) -> impl Iterator<Item = &DirectoryEntry> {
+        let names = self.configured.keys().chain(self.signed.keys());
+        names.filter_map(move |id| self.binding(now_ms, id))
     }
 
     /// Refuses a key that is not the one the directory binds a relay's name to.

@@ -153,8 +153,9 @@ pub trait Answering: Send {
 
 /// What links tell. Called from a link's own task: must be quick and never block.
 pub trait LinkEvents: Send + Sync {
-    /// A link is up: authenticated, welcomed, ready. A spoke uses the first that came up until it ends or
-    /// is left (`goaway`); others are spares.
+    /// A link is up: authenticated, welcomed, ready. A spoke uses the first that it is told of until that ends
+    /// or is left (`goaway`); others are spares. A fallback that comes up while the first hub may still answer is
+    /// told later.
     fn up(&self, link: Arc<dyn Link>);
 
     /// A message that wants no answer through [`Answering`]: registration, heartbeat, discovery,

@@ -305,6 +305,26 @@ async fn a_hub_that_freezes_is_noticed_by_its_silence() {
     assert_eq!(spoke.links.counters().get(Kind::Ended, "silent"), 1);
 }
 
+/// Both are dialled at once; the fallback answers, and is used only when the first hub had its time.
+#[tokio::test]
+async fn a_fallback_waits_for_the_first_hub_at_the_start() {
+    let hubs = two_hubs().await;
+    let proxy = Proxy::to(hubs[0].port).await;
+    proxy.freeze();
+    let mut first = hubs[0].as_hub(token("1"));
+    first.url = format!("ws://127.0.0.1:{}/federate", proxy.port);
+    let spoke = Node::spoke("alice", Encoding::Cbor);
+    let began = std::time::Instant::now();
+    let target = Target::with_fallbacks(vec![first, hubs[1].as_hub(token("1"))]);
+    let target = spoke.links.connect(target);
+    // Up at the other side, and not yet told at this one.
+    hubs[1].app.link_to("alice").await;
+    status(&target, uses("hub-b")).await;
+    assert!(began.elapsed() >= relay_proto::link::dialer::HEAD_START, "{:?}", began.elapsed());
+    let link = spoke.app.link_to("hub-b").await;
+    assert_eq!(number(&link.request(request("echo", 1), None).await.unwrap().message), 1);
+}
+
 #[tokio::test]
 async fn shutdown_lets_finish_and_awaits_everything() {
     let hubs = two_hubs().await;

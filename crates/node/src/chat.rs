@@ -1,4 +1,26 @@
-//! The door of conversations.
+//! The door of conversations: is it mine, or whose is it?
+//!
+//! - [`Node::chat`]: requests, to the line of a conversation here or to its home elsewhere
+//! - `afar`: where users and conversations belong
+//! - `lane`: messages on their way to other homes, in the order sent
+//! - `tail`: conversations of other homes, followed here
+//! - `everywhere`: what a user has at several homes
+//! - `courier`: what the homes of other users are told
+//! - `presence`: contacts who live elsewhere
+
+mod afar;
+pub(crate) mod courier;
+mod everywhere;
+mod lane;
+mod presence;
+mod tail;
+
+pub use afar::{Afar, Home, Scope};
+pub use courier::{MailBag, MailReceipt};
+pub use everywhere::{DeviceAsked, DeviceState};
+pub use lane::{Outcome, Outcomes, Requests};
+pub use presence::{Listening, PresenceAsked};
+pub use tail::{Frames, Removed, TailAsked, Window};
 
 use std::{
     fmt::Write,
@@ -9,7 +31,10 @@ use std::{
 };
 
 use relay_core::{conversations::PendingAnswer, sessions::LiveSession};
-use relay_proto::conv::{Caller, Request};
+use relay_proto::{
+    Problem,
+    conv::{Answer, Caller, Request},
+};
 
 use crate::node::Node;
 
@@ -20,12 +45,57 @@ impl Node {
             user: session.user(),
             device: session.device().clone(),
             gateway: self.identity.relay_id.clone(),
+            grant: session.grant(),
         }
     }
 
-    /// Asks the home of a conversation. A message takes its place in the line before this returns.
+    /// Whether no other relay was ever heard of.
+    pub fn is_alone(&self) -> bool {
+        self.afar.is_alone()
+    }
+
+    /// Asks the home of a conversation, wherever it is. Messages of one device to one conversation are stored in the
+    /// order in which they come here.
     pub fn chat(self: &Arc<Self>, caller: Caller, request: Request) -> PendingAnswer {
-        self.conversations.serve(caller, request)
+        if self.afar.is_alone() {
+            return self.conversations.serve(caller, request);
+        }
+        let node = self.clone();
+        match request {
+            Request::Send(send) => self.send_in_order(caller, send),
+            Request::List(list) => {
+                Box::pin(async move { node.list_everywhere(&caller, list).await })
+            }
+            Request::MarkAllRead(mark) => {
+                Box::pin(async move { node.mark_all_everywhere(&caller, mark).await })
+            }
+            request => Box::pin(async move { node.route(caller, request).await }),
+        }
+    }
+
+    /// Asks for one conversation, or for a new one, which is its creator's home's.
+    async fn route(self: &Arc<Self>, caller: Caller, request: Request) -> Result<Answer, Problem> {
+        let named = request.conv_id().cloned();
+        let home = match &named {
+            Some(conv) => self.place_of(&caller, conv).await?,
+            None => self.home_of_caller(caller.user).await?,
+        };
+        let Home::At(home) = home else {
+            return self.conversations.serve(caller, request).await;
+        };
+        let made = match &request {
+            Request::CreateRoom(room) => Some(room.conv_id.clone()),
+            _ => None,
+        };
+        let answer = everywhere::only(self.ask_in_order(&home, &caller, vec![request]).await?)?;
+        let made = match &answer {
+            Answer::Created(created) => Some(created.conv_id.clone()),
+            _ => made,
+        };
+        if let Some(conv) = made {
+            self.note_place(caller.user, conv, Home::At(home));
+        }
+        Ok(answer)
     }
 
     /// The figures of the gateway in the Prometheus text format.
@@ -80,9 +150,23 @@ impl Node {
                 load(&attachments.stored_bytes),
             ),
             ("relay_blob_expired_total", "Attachments that expired.", load(&attachments.expired)),
+            (
+                "relay_push_sent_total",
+                "Pushes that push services took.",
+                self.push.as_ref().map_or(0, |push| load(&push.stats().sent)),
+            ),
+            (
+                "relay_push_failed_total",
+                "Pushes that push services did not take.",
+                self.push.as_ref().map_or(0, |push| load(&push.stats().failed)),
+            ),
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
         }
+        let name = "relay_chat_followed_homes";
+        let help = "Conversations of other homes that are followed here.";
+        let value = self.followed_afar();
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
     }
 }
 

@@ -65,6 +65,11 @@ impl Connections {
         Ok(place)
     }
 
+    /// Whether a device is connected.
+    pub fn is_connected(&self, user: &NodeId, device: &DeviceId) -> bool {
+        self.by_device.holds(&(*user, device.clone()))
+    }
+
     /// Counts one frame of a user, and tells how long its connection should not be read.
     pub fn charge_frame(&self, user: NodeId, rate: Rate, now_ns: u64) -> Duration {
         self.frames.charge(user, rate, now_ns)

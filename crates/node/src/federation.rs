@@ -4,11 +4,15 @@
 //! - `offer`: what other relays reach here
 //! - `admission`: who may link
 //! - `pins`: which relay has which key
+//! - `peers`: hubs that were added at run time
+//! - `follow`: what is done when a link comes or goes
 //!
 //! A hub dials its peers; a home relay dials its hub and the fallbacks. Both are built the same way.
 
 mod admission;
+mod follow;
 mod offer;
+mod peers;
 mod pins;
 mod rules;
 
@@ -51,10 +55,13 @@ use crate::{
     homes::DoorFrame,
     identity::Identity,
     join::Joined,
+    services::Far,
     start::StartError,
 };
 use admission::OperatorsAdmission;
+use follow::Follower;
 use offer::Offered;
+use peers::AddedPeers;
 use pins::Pins;
 use rules::Rules;
 
@@ -74,6 +81,8 @@ pub struct Federated {
     hub: Option<TargetHandle>,
     /// Peers that are dialled, by URL.
     peers: Mutex<HashMap<String, TargetHandle>>,
+    /// Those of them that are not of the configuration.
+    added: AddedPeers,
     peer_credentials: Vec<Credential>,
     trust_first_use: bool,
     tasks: TaskTracker,
@@ -89,6 +98,7 @@ pub(crate) struct Parts<'a> {
     pub dir: &'a Path,
     pub router: Router,
     pub door: DoorFrame,
+    pub far: &'a Far,
     pub sessions: Arc<Sessions>,
     pub clock: Arc<dyn Clock>,
 }
@@ -96,7 +106,7 @@ pub(crate) struct Parts<'a> {
 impl Federated {
     /// Builds it and begins to dial.
     pub(crate) fn start(parts: Parts<'_>) -> Result<Self, StartError> {
-        let Parts { config, joined, identity, dir, router, door, sessions, clock } = parts;
+        let Parts { config, joined, identity, dir, router, door, far, sessions, clock } = parts;
         let setting = |error: &dyn std::fmt::Display| StartError::Setting(error.to_string());
         let relay: RelayId = identity.relay_id.parse().map_err(|error| setting(&error))?;
         let role = if config.is_home() { Role::Home } else { Role::Main };
@@ -109,11 +119,15 @@ impl Federated {
         let rules =
             Arc::new(rules.map_err(|error| StartError::Setting(format!("links.rules: {error}")))?);
 
+        let added = AddedPeers::open(&dir.join("links.peers"));
+        let added = added.map_err(|error| StartError::Setting(format!("links.peers: {error}")))?;
+
         let offered = Arc::new(Offered::new(router.clone(), door));
         let fed =
             FederationConfig::new(relay.clone(), role, identity.key.clone(), OsRng.next_u64());
         let federation = Federation::new(fed, offered);
         router.set_remote(Elsewhere(federation.clone()));
+        far.set(federation.clone());
 
         let mut secrets = Secrets::read(config)?;
         if let Some(token) = joined.and_then(|joined| joined.token.clone()) {
@@ -171,6 +185,7 @@ impl Federated {
             rules,
             hub: None,
             peers: Mutex::default(),
+            added,
             peer_credentials: secrets.for_peers(config),
             trust_first_use: config.federation.trust_first_use,
             tasks: TaskTracker::new(),
@@ -200,8 +215,12 @@ impl Federated {
 
     fn dial(&mut self, config: &Config, joined: Option<&Joined>, secrets: &Secrets) {
         if self.role == Role::Main {
-            for url in &config.federation.peers {
-                self.connect_peer(url);
+            let mut urls = self.added.urls();
+            urls.extend(config.federation.peers.iter().map(|url| link_url(url)));
+            for url in &urls {
+                if !self.peers().contains_key(url) {
+                    self.connect_peer(url);
+                }
             }
             return;
         }
@@ -220,15 +239,16 @@ impl Federated {
         let hubs: Vec<Hub> = hubs.collect();
         if !hubs.is_empty() {
             let hub = self.links.connect(Target::with_fallbacks(hubs));
-            self.pin_when_linked(&hub);
+            self.follow(&hub);
             self.hub = Some(hub);
         }
     }
 
-    /// Dials a peer hub from now on, until it is removed or the node stops.
+    /// Dials a peer hub from now on, also after a restart, until it is removed.
     ///
     /// # Errors
-    /// `conflict` where it is dialled already, `invalid_request` for a URL that is none.
+    /// `conflict` where it is dialled already, `invalid_request` for a URL that is none, `internal_error` where it
+    /// cannot be kept.
     pub fn add_peer(&self, url: &str) -> Result<(), Problem> {
         if self.role != Role::Main {
             return Err(Problem::invalid("a home relay has no peers"));
@@ -240,32 +260,49 @@ impl Federated {
         if self.peers().contains_key(&url) {
             return Err(Problem::new(Code::Conflict, format!("{url} is dialled already")));
         }
+        self.added.add(&url).map_err(|error| not_kept(&error))?;
         self.connect_peer(&url);
         Ok(())
     }
 
     fn connect_peer(&self, url: &str) {
-        let url = link_url(url);
         let credentials = self.peer_credentials.clone();
-        let hub = Hub { expected: self.expected(&url), credentials, url: url.clone() };
+        let hub = Hub { expected: self.expected(url), credentials, url: url.to_owned() };
         let handle = self.links.connect(Target::one(hub, true));
-        self.pin_when_linked(&handle);
-        self.peers().insert(url, handle);
+        self.follow(&handle);
+        self.peers().insert(url.to_owned(), handle);
     }
 
-    /// Ends the links to a peer, and dials it no more; whether there was one.
-    pub fn remove_peer(&self, id: &RelayId) -> bool {
-        let dialled = {
-            let mut peers = self.peers();
-            let before = peers.len();
-            peers.retain(|_, handle| handle.status().borrow().relay.as_ref() != Some(id));
-            peers.len() < before
+    /// Ends the links to a peer, and dials it no more; whether there was one. One that never answered goes by
+    /// its URL.
+    ///
+    /// # Errors
+    /// `internal_error` where that cannot be kept: then nothing is changed.
+    pub fn remove_peer(&self, peer: &str) -> Result<bool, Problem> {
+        let (id, url) = (peer.parse::<RelayId>().ok(), link_url(peer));
+        let is_meant = |dialled: &str, handle: &TargetHandle| {
+            dialled == url || id.is_some() && handle.status().borrow().relay == id
         };
-        self.federation.drop_peer(id) || dialled
+        let dialled: Vec<String> = {
+            let peers = self.peers();
+            let meant = peers.iter().filter(|(url, handle)| is_meant(url, handle));
+            meant.map(|(url, _)| url.clone()).collect()
+        };
+        for url in &dialled {
+            self.added.remove(url).map_err(|error| not_kept(&error))?;
+        }
+        self.peers().retain(|url, _| !dialled.contains(url));
+        let linked = id.is_some_and(|id| self.federation.drop_peer(&id));
+        Ok(linked || !dialled.is_empty())
     }
 
-    /// Whom the hub at a URL must be: the key that was pinned for it.
+    /// Whom the hub at a URL must be: who stands there by the directory, else the key that was pinned for it.
     fn expected(&self, url: &str) -> Expected {
+        let listed =
+            self.directory().by_url(now_ms(&*self.clock), |listed| link_url(listed) == url);
+        if let Some(entry) = listed {
+            return Expected { relay: Some(entry.gateway_id), pin: Pin::Key(entry.node_id) };
+        }
         let pin = match self.pins.of_url(url) {
             Some(key) => Pin::Key(key),
             None if self.trust_first_use => Pin::FirstUse,
@@ -274,25 +311,14 @@ impl Federated {
         Expected { relay: None, pin }
     }
 
-    /// Keeps the key of a hub that was dialled for the first time.
-    fn pin_when_linked(&self, handle: &TargetHandle) {
-        let (mut status, pins, stop) = (handle.status(), self.pins.clone(), self.stop.clone());
-        self.tasks.spawn(async move {
-            loop {
-                let linked = {
-                    let status = status.borrow_and_update();
-                    status.url.clone().zip(status.key)
-                };
-                if let Some((url, key)) = linked
-                    && let Err(error) = pins.bind_url(&url, key).await
-                {
-                    tracing::warn!(%error, url, "the key of a hub cannot be kept");
-                }
-                if !matches!(stop.run_until_cancelled(status.changed()).await, Some(Ok(()))) {
-                    return;
-                }
-            }
-        });
+    fn follow(&self, handle: &TargetHandle) {
+        let follower = Follower {
+            federation: self.federation.clone(),
+            role: self.role,
+            pins: self.pins.clone(),
+            directory: self.directory.clone(),
+        };
+        self.tasks.spawn(follower.run(handle.status(), self.stop.clone()));
     }
 
     /// Lets home relays of a pattern (over ids, or a key) in from now on, or shuts them out and ends their
@@ -325,8 +351,17 @@ impl Federated {
 
     /// Where a relay is, and which key it has.
     pub fn resolve(&self, id: &RelayId) -> Option<DirectoryEntry> {
-        let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
-        directory.resolve(now_ms(&*self.clock), id).cloned()
+        self.directory().resolve(now_ms(&*self.clock), id)
+    }
+
+    /// The relay that has a key: this one, one of the directory, or one that is attached somewhere.
+    pub fn named(&self, key: &NodeId) -> Option<RelayId> {
+        let listed = self.directory().by_key(now_ms(&*self.clock), key);
+        listed.map(|entry| entry.gateway_id).or_else(|| self.federation.relay_of_key(key))
+    }
+
+    fn directory(&self) -> MutexGuard<'_, Directory> {
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks all links to move, lets what is under way finish within `within`, and ends.
@@ -341,6 +376,11 @@ impl Federated {
     fn peers(&self) -> MutexGuard<'_, HashMap<String, TargetHandle>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn not_kept(error: &std::io::Error) -> Problem {
+    tracing::error!(%error, "the peers cannot be kept");
+    Problem::new(Code::InternalError, "links.peers cannot be written")
 }
 
 /// The router's way to other nodes.
@@ -405,7 +445,9 @@ impl Secrets {
     }
 }
 
-fn read_secret(file: &Option<SecretFile>) -> Result<Option<Zeroizing<String>>, StartError> {
+pub(crate) fn read_secret(
+    file: &Option<SecretFile>,
+) -> Result<Option<Zeroizing<String>>, StartError> {
     let Some(file) = file else { return Ok(None) };
     let text = std::fs::read_to_string(file.path())
         .map(Zeroizing::new)

@@ -1,6 +1,9 @@
 //! Which relay is the home of a namespace (`federation.md`, Homes), and the door by which requests
 //! of other relays come in.
 
+pub mod sse;
+pub mod wire;
+
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},

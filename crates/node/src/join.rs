@@ -194,6 +194,7 @@ impl Node {
             dir: &self.config.node.data_dir(),
             router: self.services.router.clone(),
             door: self.door.clone(),
+            far: &self.far,
             sessions: self.sessions.clone(),
             clock: self.clock.clone(),
         });

@@ -2,18 +2,21 @@
 //!
 //! [`Node::start`] builds everything below the doors from a [`config::Config`]; `relay-edge` puts doors before it.
 
-mod chat;
+pub mod chat;
 pub mod config;
 mod connections;
+mod egress;
 pub mod federation;
 mod gate;
 pub mod homes;
 mod identity;
 pub mod join;
+mod judge;
 mod maintenance;
 pub mod metrics;
 mod mirror;
 mod node;
+pub mod push;
 mod reload;
 pub mod services;
 mod settings;
@@ -25,6 +28,6 @@ pub use gate::Reader;
 pub use identity::{Identity, IdentityError, write_secret};
 pub use mirror::{Mirror, Mirrors};
 pub use node::Node;
-pub use reload::{LastReload, ReloadError, Reloaded, Reread};
+pub use reload::{LastReload, ReloadError, Reloaded, Renewal, Reread};
 pub use services::{ServiceSpec, Services, Way};
 pub use start::StartError;

@@ -208,6 +208,16 @@ impl Node {
                 "Social events fetched from other servers.",
                 load(&social.mirrored),
             ),
+            (
+                "relay_social_judged_total",
+                "Verdicts of the moderation service that were carried out.",
+                load(&social.judged),
+            ),
+            (
+                "relay_social_judge_failed_total",
+                "Requests to the moderation service that brought no verdict.",
+                load(&social.judge_failed),
+            ),
             ("relay_events_stored_total", "Events stored.", load(&events.stored)),
             (
                 "relay_events_duplicate_total",

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    chat::Afar,
     config::Config,
     connections::Connections,
     federation::Federated,
@@ -39,8 +40,9 @@ use crate::{
     identity::Identity,
     metrics::Metrics,
     mirror::Mirrors,
+    push::Push,
     reload::Live,
-    services::Services,
+    services::{Far, Services},
     settings,
 };
 
@@ -70,7 +72,12 @@ pub struct Node {
     pub mirrors: Mirrors,
     pub services: Arc<Services>,
     pub(crate) federated: ArcSwap<Federated>,
-    pub homes: Homes,
+    pub homes: Arc<Homes>,
+    /// The same for scripts.
+    pub(crate) far: Far,
+    pub(crate) afar: Afar,
+    /// Where it is set up.
+    pub push: Option<Arc<Push>>,
     /// Where requests that other relays forward come in.
     pub(crate) door: DoorFrame,
     pub connections: Connections,

@@ -29,6 +29,15 @@ pub trait Reread: fmt::Debug + Send + Sync {
     fn apply(&self, config: &Config);
 }
 
+/// Something outside the node that a reload makes new: files that the configuration only names.
+pub trait Renewal: fmt::Debug + Send + Sync {
+    /// Reads and checks what is new. What it returns is done once nothing else of the reload can fail.
+    ///
+    /// # Errors
+    /// Why the new is no good, in words for people; then the reload changes nothing.
+    fn prepare(self: Arc<Self>) -> Result<Box<dyn FnOnce() + Send>, String>;
+}
+
 /// What a reload did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Reloaded {
@@ -65,6 +74,7 @@ pub struct LastReload {
 pub(crate) struct Live {
     config: ArcSwap<Config>,
     sources: OnceLock<Arc<dyn Reread>>,
+    renewal: OnceLock<Arc<dyn Renewal>>,
     /// Held for the whole of a reload, so that two never mix.
     last: Mutex<Option<LastReload>>,
 }
@@ -74,6 +84,7 @@ impl Live {
         Self {
             config: ArcSwap::from_pointee(config),
             sources: OnceLock::new(),
+            renewal: OnceLock::new(),
             last: Mutex::default(),
         }
     }
@@ -122,6 +133,11 @@ impl Node {
     /// Says where a reload reads the configuration. Only the first call counts.
     pub fn set_sources(&self, sources: Arc<dyn Reread>) {
         let _ = self.live.sources.set(sources);
+    }
+
+    /// Says what else a reload makes new. Only the first call counts.
+    pub fn renew_at_reload(&self, renewal: Arc<dyn Renewal>) {
+        let _ = self.live.renewal.set(renewal);
     }
 
     /// How the last reload ended, if there was one.
@@ -182,6 +198,9 @@ impl Node {
         // Everything that can fail comes before the first change.
         let acl = settings::acl(&next, self.identity.node_id())
             .map_err(|error| ReloadError::Bad(vec![error.to_string()]))?;
+        let renewal = self.live.renewal.get().cloned();
+        let renew = renewal.map(Renewal::prepare).transpose();
+        let renew = renew.map_err(|problem| ReloadError::Bad(vec![problem]))?;
         self.policy.reconfigure(acl);
         self.quotas.reconfigure(settings::quota(&next));
         self.sessions.reconfigure(settings::sessions(&next, &self.identity.relay_id));
@@ -189,6 +208,9 @@ impl Node {
         self.key_packages.reconfigure(settings::key_packages(&next));
         self.presence.reconfigure(settings::presence(&next));
         self.attachments.reconfigure(settings::attachments(&next));
+        if let Some(renew) = renew {
+            renew();
+        }
         let done = report(&running, &next, &new);
         if let Some(sources) = self.live.sources.get() {
             sources.apply(&next);

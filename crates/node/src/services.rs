@@ -4,6 +4,7 @@
 //! Who may call what is decided by one list of rules: those of `[calls]`, then the `allow` of each
 //! service. It is compiled anew whenever a service comes or goes.
 
+mod far;
 mod outside;
 
 use std::{
@@ -32,6 +33,7 @@ use crate::{
     config::{self, Config},
     start::StartError,
 };
+pub(crate) use far::Far;
 pub(crate) use outside::Outside;
 
 /// How often a watched script's file is looked at.

@@ -19,6 +19,8 @@ use relay_proto::{EventLimits, NodeId, polycentric::SystemKey};
 
 use crate::{
     config::{Backend, Config, Moderation, Permission, Rotation},
+    federation::read_secret,
+    judge::Judge,
     start::StartError,
 };
 
@@ -158,6 +160,7 @@ pub(crate) fn key_packages(config: &Config) -> KeyPackagesConfig {
         target_fetches_per_min: rate(chat.kp_target_fetches_per_min),
         publishes_per_min: rate(chat.kp_publishes_per_min),
         pool_max: chat.kp_pool_max,
+        contacts_only: chat.kp_contacts_only,
         max_inbox: chat.inbox_max,
     }
 }
@@ -233,6 +236,18 @@ pub(crate) fn social(config: &Config) -> SocialConfig {
         handles: social.open_registration,
         search: social.search,
     }
+}
+
+/// The service that is asked about what waits for moderation.
+pub(crate) fn judge(config: &Config) -> Result<Option<Judge>, StartError> {
+    let social = &config.social;
+    if !social.enabled || social.moderation == Moderation::Off || social.moderation_url.is_empty() {
+        return Ok(None);
+    }
+    let secret = read_secret(&social.moderation_secret_file)?.unwrap_or_default();
+    Judge::new(&social.moderation_url, &secret, social.moderation_private)
+        .map(Some)
+        .map_err(|error| StartError::Setting(format!("social.moderation_url: {error}")))
 }
 
 /// An identity to be fetched and the base URL of the server that has it: "KEY URL".

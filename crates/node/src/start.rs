@@ -33,18 +33,20 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    chat::{Afar, courier},
     config::{Backend, Config},
     connections::Connections,
     federation::{Federated, Parts},
     gate::{Everything, PolicyGate},
     homes::{DoorFrame, Homes},
     identity::{Identity, IdentityError},
-    join, maintenance,
+    join, judge, maintenance,
     metrics::Metrics,
     mirror::{self, Mirrors},
     node::Node,
+    push::{self, Push},
     reload::Live,
-    services::{Outside, Services},
+    services::{Far, Outside, Services},
     settings,
 };
 
@@ -119,12 +121,17 @@ impl Node {
         let _ = commits.later.set(Later { events: events.clone(), fanout: fanout.clone() });
         let follow: Vec<_> =
             config.social.follow.iter().filter_map(|text| settings::parse_follow(text)).collect();
+        let judge = settings::judge(&config)?;
         let mut secret = [0; 32];
         OsRng.fill_bytes(&mut secret);
         let social = settings::social(&config);
         let social = Social::start(store.clone(), clock.clone(), social, secret).await?;
         let locks = Arc::new(Locks::new(store.clone(), held));
         let event_limits = settings::event_limits(&config);
+        let homes = Arc::new(Homes::new(&config, &identity.relay_id)?);
+        let me: relay_proto::RelayId =
+            identity.relay_id.parse().map_err(|error| StartError::Setting(format!("{error}")))?;
+        let far = Far::new(homes.clone(), me);
         let outside = |router| Outside {
             router,
             events: events.clone(),
@@ -135,6 +142,7 @@ impl Node {
             event_limits,
             key: identity.key.clone(),
             lane: events.lane(),
+            far: far.clone(),
             committed: commits.newest.subscribe(),
         };
         let services =
@@ -160,6 +168,8 @@ impl Node {
             .map_err(|source| StartError::DataDir { path: dir.display().to_string(), source })?;
         let attachments =
             Attachments::new(store.clone(), files, clock.clone(), settings::attachments(&config));
+        let push = Push::open(&config.push, &dir)
+            .map_err(|error| StartError::Setting(error.to_string()))?;
         let door = DoorFrame::default();
         let federated = Federated::start(Parts {
             config: &linked,
@@ -168,12 +178,20 @@ impl Node {
             dir: &dir,
             router: services.router.clone(),
             door: door.clone(),
+            far: &far,
             sessions: sessions.clone(),
             clock: clock.clone(),
         })?;
-        let homes = Homes::new(&config, &identity.relay_id)?;
+        let afar = Afar::new(&linked, &identity.relay_id)
+            .map_err(|error| StartError::Setting(format!("chat.user_home: {error}")))?;
+        if !afar.is_alone() {
+            conversations.expect_others();
+        }
         let node = Arc::new(Self {
             homes,
+            far,
+            afar,
+            push: push.map(Arc::new),
             door,
             conversations,
             inboxes,
@@ -211,10 +229,15 @@ impl Node {
         node.tasks.spawn(async move { audit.run(stop).await });
         let (presence, stop) = (node.presence.clone(), node.stop.clone());
         node.tasks.spawn(async move { presence.run(stop).await });
+        node.tasks.spawn(push::run(Arc::downgrade(&node)));
+        node.tasks.spawn(courier::run(Arc::downgrade(&node)));
         node.tasks.spawn(maintenance::run_chat(Arc::downgrade(&node), node.stop.clone()));
         if !follow.is_empty() && node.config.social.enabled {
             let every = node.config.social.follow_every;
             node.tasks.spawn(mirror::run(Arc::downgrade(&node), every, node.stop.clone()));
+        }
+        if let Some(judge) = judge {
+            node.tasks.spawn(judge::run(Arc::downgrade(&node), judge, node.stop.clone()));
         }
         node.tasks.spawn(maintenance::run(Arc::downgrade(&node), node.stop.clone()));
         if let Err(error) = node.services.start_configured(&node.config).await {

@@ -7,10 +7,12 @@ pub mod answer;
 pub mod epoch;
 pub mod id;
 pub mod log;
+pub mod mail;
 pub mod request;
 
 pub use answer::Answer;
 pub use epoch::{EpochRefusal, Handshake};
 pub use id::{ConvId, MsgId, UserRef};
 pub use log::{ConvKind, LogEntry, MessageKind, Profile, Role};
+pub use mail::{Mail, NumberedMail};
 pub use request::{Caller, Request};

@@ -17,7 +17,7 @@ mod writer;
 pub use challenge::{CHALLENGE_MAX_AGE_MS, ChallengeError, check_challenge, make_challenge};
 pub use event::{
     Body, Event, EventError, Lww, MAX_CLAIM_FIELDS, MAX_EVENT_BYTES, MAX_EVENTS, MAX_POST_UNITS,
-    MAX_REFERENCES, RawEvent, Target, parse_events, verify_all,
+    MAX_REFERENCES, RawEvent, Target, parse_events, verify_all, verify_many,
 };
 pub use id::{
     EventKey, MAX_NUMBER, Pointer, ProcessId, Reference, Subject, SystemKey, WireError,

@@ -12,7 +12,7 @@ use relay_proto::{
         ProcessId, PublicKey, QueryClaimToSystemRequest, QueryReferencesRequest, RangesForSystem,
         Reference, ReferenceMessage, RepeatedUInt64, SignedEvent, SystemKey, WireError, big_cursor,
         check_challenge, content, encode_param, make_challenge, message_param, parse_events,
-        verify_all,
+        verify_all, verify_many,
     },
 };
 use serde_json::Value;
@@ -220,6 +220,34 @@ fn a_changed_bit_breaks_the_signature() {
     let last = signed.len() - 1;
     signed[last] ^= 1;
     assert_eq!(accept(signed.into()).unwrap_err(), EventError::Signature { at: 0 });
+}
+
+#[test]
+fn many_signatures_are_judged_as_each_alone() {
+    for broken in [None, Some(0), Some(7), Some(19)] {
+        let mut writers: Vec<_> = (0..3_u8)
+            .map(|n| {
+                (SigningKey::from_seed([n; 32]), EventWriter::new(ProcessId::from_bytes([n; 16])))
+            })
+            .collect();
+        let signed = |n: usize| {
+            let (key, writer) = &mut writers[n % 3];
+            writer.write(key, Draft::post(&n.to_string(), None), 10).unwrap().to_signed()
+        };
+        let mut events: Vec<SignedEvent> = (0..20).map(signed).collect();
+        if let Some(at) = broken {
+            // Another event's signature, which is good for that one.
+            events[at].signature = events[(at + 3) % 20].signature.clone();
+        }
+        let body = Bytes::from(Events { events }.encode_to_vec());
+        let alone = verify_all(parse_events(body.clone()).unwrap());
+        let together = verify_many(parse_events(body).unwrap(), rand_core::OsRng);
+        let clocks = |found: &Result<Vec<Event>, EventError>| {
+            found.as_ref().map(|all| all.iter().map(Event::key).collect::<Vec<_>>()).map_err(|e| *e)
+        };
+        assert_eq!(clocks(&together), clocks(&alone));
+        assert_eq!(together.err(), broken.map(|at| EventError::Signature { at }));
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod certificate;
 mod figures;
+mod links;
 
 use std::{
     io::Write,
@@ -16,6 +17,7 @@ use serde::Serialize;
 pub use self::{
     certificate::certificate,
     figures::{lag, locks},
+    links::{idle_socket, link, seen_from},
 };
 use crate::{app::App, times};
 

@@ -238,7 +238,7 @@ mod tests {
 
     fn held() -> Failure {
         let mut failure = Failure::new(exit::TAKEN, "lock db/main is held by ed25519:3f2a…91c0")
-            .fact("lease ends in 19 s, token 17")
+            .fact("taken    41 s ago (12:03:11), lease ends in 19 s, token 17")
             .hint("relay lock acquire db/main --wait 30s", "queue for it")
             .hint("relay lock watch db/main", "see it change");
         failure.code = Some("lock_held");
@@ -250,7 +250,7 @@ mod tests {
     fn an_error_has_four_parts() {
         let want = "\
 error: lock db/main is held by ed25519:3f2a…91c0
-  lease ends in 19 s, token 17
+  taken    41 s ago (12:03:11), lease ends in 19 s, token 17
   code     lock_held   request 01JQ7Y
   try      relay lock acquire db/main --wait 30s   (queue for it)
            relay lock watch db/main                (see it change)

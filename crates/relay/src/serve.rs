@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context;
 use relay_actors::{Visibility, script::LoadOptions};
 use relay_edge::Doors;
+use relay_fed::link::Role;
 use relay_node::{Node, Reread, config::Config};
 use relay_proto::ServiceName;
 use relay_store::SystemClock;
@@ -128,16 +129,23 @@ fn raise_file_limit() {
 /// The lines that a person sees at the start, on stderr.
 fn greet(node: &Node, doors: &Doors, took: Duration) {
     let config = &node.config;
+    // That of the configuration, or of the hub that was joined.
+    let role = node.federated().role;
     let scheme = if doors.tls { "https" } else { "http" };
     eprintln!(
         "relay {}  {}  {}  {}",
         env!("CARGO_PKG_VERSION"),
-        if config.is_home() { "home" } else { "main" },
+        if role == Role::Home { "home" } else { "main" },
         node.identity.relay_id,
         node.identity.node_id()
     );
+    let links = if doors.tls { "wss" } else { "ws" };
     for addr in &doors.http {
-        eprintln!("  listen   {scheme}://{addr}");
+        let federate = match role {
+            Role::Main => format!("      federation  {links}://{addr}/federate"),
+            Role::Home => String::new(),
+        };
+        eprintln!("  listen   {scheme}://{addr}{federate}");
     }
     let socket = doors.socket.as_ref().map_or("none".into(), |path| path.display().to_string());
     let backend = match config.store.backend {
@@ -169,8 +177,9 @@ fn greet(node: &Node, doors: &Doors, took: Duration) {
              -> relay config check --security"
         );
     }
-    eprintln!(
-        "ready in {:.2} s.  Next: relay keys gen   |   relay event publish --content hello   |   relay doctor",
-        took.as_secs_f64()
-    );
+    let next = match role {
+        Role::Main => "relay token create --for spoke   |   relay invite   |   relay doctor",
+        Role::Home => "relay expose NAME --http URL   |   relay run FILE.rl   |   relay status",
+    };
+    eprintln!("ready in {:.2} s.  Next: {next}", took.as_secs_f64());
 }

@@ -15,14 +15,13 @@ use serde_json::Value;
 use support::{Ran, Relay, base, finish, until};
 
 /// Somebody on a machine of their own.
-struct Person<'a> {
+struct Person {
     home: tempfile::TempDir,
-    relay: &'a Relay,
 }
 
-impl<'a> Person<'a> {
-    fn new(relay: &'a Relay) -> Self {
-        let person = Self { home: tempfile::tempdir().unwrap(), relay };
+impl Person {
+    fn new(relay: &Relay) -> Self {
+        let person = Self { home: tempfile::tempdir().unwrap() };
         person.ok(&["keys", "gen"]);
         person.ok(&["login", &relay.url]);
         person
@@ -158,7 +157,7 @@ fn a_second_device_and_a_lost_one() {
     bob.ok(&["chat", "accept", &conv]);
     // The same key on another machine.
     let begun = Instant::now();
-    let phone = Person { home: tempfile::tempdir().unwrap(), relay: &relay };
+    let phone = Person { home: tempfile::tempdir().unwrap() };
     copy_key(alice.home.path(), phone.home.path());
     phone.ok(&["login", &relay.url]);
     phone.ok(&["chat", "ls"]);
@@ -169,7 +168,7 @@ fn a_second_device_and_a_lost_one() {
     assert!(begun.elapsed() < Duration::from_secs(60));
     assert_eq!(bob.texts(&conv), ["first", "from my phone"]);
     // Everything is lost but the key.
-    let new = Person { home: tempfile::tempdir().unwrap(), relay: &relay };
+    let new = Person { home: tempfile::tempdir().unwrap() };
     copy_key(alice.home.path(), new.home.path());
     drop((alice, phone));
     new.ok(&["login", &relay.url]);
@@ -230,7 +229,7 @@ impl Interactive {
     }
 
     fn next(&self) -> String {
-        self.lines.recv_timeout(support::PATIENCE).expect("another line")
+        self.lines.recv_timeout(support::PATIENCE).unwrap()
     }
 
     fn read_until(&self, holds: impl Fn(&Value) -> bool) -> Value {

@@ -70,7 +70,10 @@ fn a_held_lock_is_exit_5_and_an_old_token_exit_6() {
     assert_eq!(refused.code(), 5);
     for part in [
         "lock db is held by ed25519:",
-        "lease ends in",
+        "taken    ",
+        " ago (",
+        ", lease ends in ",
+        &format!(", token {token}"),
         "lock_held",
         "relay lock acquire db --wait",
     ] {

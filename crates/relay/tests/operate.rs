@@ -289,3 +289,20 @@ fn a_debug_bundle_lists_what_it_holds_and_holds_no_secret() {
     assert_eq!(names.lines().count(), listed.lines().count());
     assert_eq!(relay.run(["debug", "bundle", "--yes"]).code(), 5, "never replaced");
 }
+
+#[test]
+fn a_code_is_drawn_beside_being_printed() {
+    let relay = Relay::start();
+    let drawn = relay.operator(["token", "create", "--for", "spoke", "--qr"]);
+    assert_eq!(drawn.code(), 0, "{}", drawn.stderr);
+    assert_eq!(drawn.stdout.lines().count(), 1, "on stdout the code is alone");
+    assert!(drawn.stdout.starts_with("relay-join-v1."));
+    assert!(
+        drawn.stderr.lines().filter(|line| line.contains('█')).count() > 10,
+        "{}",
+        drawn.stderr
+    );
+    let plain = relay.operator(["token", "create", "--qr", "--plain"]);
+    assert_eq!(plain.code(), 2);
+    assert!(plain.stderr.contains("--plain"), "{}", plain.stderr);
+}

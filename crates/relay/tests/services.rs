@@ -189,9 +189,8 @@ fn a_child_process_is_a_service_and_is_started_again() {
     expose.until_said("tool is public");
     assert_eq!(relay.ok(["call", "tool", "count"]).stdout, "1\n");
     assert_eq!(relay.ok(["call", "tool", "count"]).stdout, "2\n");
-    // 7 where the end of the program is seen first, 1 where its crash is.
-    let code = relay.run(["call", "tool", "die"]).code();
-    assert!(matches!(code, 1 | 7), "{code}");
+    let died = relay.run(["call", "tool", "die"]);
+    assert_eq!(died.code(), 7, "{}", died.stderr);
     // A new life counts from the beginning.
     until("the next life", || {
         let ran = relay.run(["call", "tool", "count"]);
@@ -201,6 +200,55 @@ fn a_child_process_is_a_service_and_is_started_again() {
     second.until_said("runs here already");
     assert_eq!(expose.end(), 0);
     until("withdrawal", || relay.run(["call", "tool", "count"]).code() == 7);
+}
+
+#[test]
+fn what_is_exposed_or_run_comes_back_with_the_relay() {
+    let mut relay = Relay::start();
+    let expose = Running::start(&relay, &["expose", "tool", "--stdio", "--", "sh", "-c", TOOL]);
+    expose.until_said("tool is public");
+    let file = relay.path("counter.rl");
+    std::fs::write(&file, COUNTER).unwrap();
+    let run = Running::start(&relay, &["run", &file.display().to_string()]);
+    run.until_said("Ctrl-C ends it");
+    assert_eq!(relay.ok(["call", "tool", "count"]).stdout, "1\n");
+    assert_eq!(relay.ok(["call", "counter", "add", "by:=5"]).stdout, "{\"n\":5}\n");
+
+    relay.stop();
+    for command in [&expose, &run] {
+        command.until_said("the relay is lost: ");
+    }
+    relay.start_again();
+    for command in [&expose, &run] {
+        let line = command.until_said(" is back after ");
+        assert!(line.ends_with(" s"), "{line}");
+    }
+    // The program lived on, and the script has its state.
+    assert_eq!(relay.ok(["call", "tool", "count"]).stdout, "2\n");
+    assert_eq!(relay.ok(["call", "counter", "add", "by:=1"]).stdout, "{\"n\":6}\n");
+
+    // It ends while the relay is away, too.
+    relay.stop();
+    expose.until_said("the relay is lost");
+    assert_eq!((expose.end(), run.end()), (0, 0));
+}
+
+#[test]
+fn a_relay_is_called_by_its_key() {
+    let relay = Relay::start();
+    let file = relay.path("counter.rl");
+    std::fs::write(&file, COUNTER).unwrap();
+    let run = Running::start(&relay, &["run", &file.display().to_string()]);
+    run.until_said("Ctrl-C ends it");
+    let key = relay.ok(["status"]).kv("key");
+    assert_eq!(relay.ok(["call", &key, "counter.add", "by:=2"]).stdout, "{\"n\":2}\n");
+    let named = format!("counter@{key}");
+    assert_eq!(relay.ok(["call", &named, "add", "by:=2"]).stdout, "{\"n\":4}\n");
+    let nobody = "ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541";
+    assert_eq!(relay.run(["call", nobody, "counter.add"]).code(), 3);
+    assert_eq!(relay.run(["call", &key, "add"]).code(), 2, "which service?");
+    assert_eq!(relay.run(["call", "ed25519:00", "counter.add"]).code(), 2);
+    assert_eq!(run.end(), 0);
 }
 
 /// A JSON-RPC server of a few lines that answers every request with its own body and the caller's key.

@@ -166,6 +166,26 @@ fn a_standby_bridges_the_loss_of_a_hub() {
     }
 }
 
+/// Whichever hub answers first: a relay begins at its first hub where that answers within a second, and
+/// otherwise waits no longer than that for a fallback.
+#[test]
+fn the_first_hub_is_favoured_at_the_start() {
+    for seed in seeds() {
+        let mut rng = Rng::new(seed ^ 0x4ead);
+        let mut world = hubs(seed, true);
+        (0..3).for_each(|hub| world.delay(hub, Duration::from_millis(rng.range(1, 999))));
+        world.run(s(1));
+        assert_eq!(world.served_by(), Some(0), "seed {seed}");
+        world.run(s(200));
+        assert_eq!((world.served_by(), world.linked().len()), (Some(0), 2), "seed {seed}");
+
+        let mut frozen = hubs(seed, true);
+        frozen.set(0, State::Frozen);
+        frozen.run(s(2));
+        assert_eq!((frozen.served_by(), frozen.longest_gap), (Some(1), s(1)), "seed {seed}");
+    }
+}
+
 /// A hub that is gone is not dialled in a tight loop.
 #[test]
 fn dials_are_bounded() {

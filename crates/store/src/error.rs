@@ -24,6 +24,9 @@ pub enum StoreError {
     /// The database is set up so that what was acknowledged could be lost.
     #[error("the database cannot be used: {0}")]
     Unsafe(String),
+    /// More of a social system than it may hold.
+    #[error(transparent)]
+    Over(#[from] crate::social::Over),
     #[error("database: {0}")]
     Database(String),
 }

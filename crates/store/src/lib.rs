@@ -41,7 +41,8 @@ pub use sessions::{
 };
 pub use social::{
     Censored, ClaimsQuery, Count, IndexPage, IndexQuery, Ingest, IngestReport, Ingested,
-    MAX_ANSWER_EVENTS, ModerationState, Note, RefsQuery, SocialChange, SocialEvent, Waiting, Words,
+    MAX_ANSWER_EVENTS, ModerationState, Note, Over, OverWhat, RefsQuery, SocialChange, SocialEvent,
+    SystemUsage, Waiting, Words,
 };
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use store::Store;

@@ -31,14 +31,13 @@ use crate::{
     clock::Clock,
     error::{Result, StoreError},
     schema::SchemaStatus,
-    social::db::Db,
+    sql::Sql,
     writer::{CommitObserver, Writer, WriterHandle},
 };
 use connect::Server;
 pub(crate) use log::array as number_list;
 use names::ReadNames;
 pub(crate) use sessions::{plain as plain_text, user_lock};
-pub(crate) use social::PostgresDb;
 use social::SocialWrite;
 use writer::PostgresWriter;
 
@@ -78,7 +77,7 @@ impl Exclusive {
     }
 
     /// The connection for the social tables.
-    pub fn social(&self) -> Result<impl Db> {
+    pub fn social(&self) -> Result<impl Sql> {
         self.0.social()
     }
 }

@@ -5,7 +5,6 @@
 
 mod admin;
 mod claims;
-pub(crate) mod db;
 mod deltas;
 mod read;
 mod refs;
@@ -20,40 +19,44 @@ use relay_proto::polycentric::{
     Event, EventKey, ModerationTag, ProcessId, Ranges, Subject, SystemKey,
 };
 
-pub use admin::{Censored, ModerationState, Waiting};
+pub use admin::{Censored, ModerationState, SystemUsage, Waiting};
 pub use claims::ClaimsQuery;
-pub use db::Words;
 pub use refs::{Count, RefsQuery};
 pub(crate) use words::rebuild as rebuild_words;
 
+pub use crate::sql::Words;
 use crate::{
     error::{Result, StoreError},
-    postgres::PostgresDb,
-    sqlite::{SqliteDb, ready},
+    sql::{PostgresSql, Sql, SqliteSql, now},
     store::{Store, each},
 };
 
 /// Runs a read on a connection of whichever store it is.
 macro_rules! read {
-    ($self:ident, $db:ident => $call:expr) => {
+    ($self:ident, $sql:ident => $call:expr) => {
         match $self {
             Self::Sqlite(store) => {
                 store
                     .read(move |conn| {
-                        let $db = &SqliteDb(conn);
-                        ready($call)
+                        let $sql = &SqliteSql(conn);
+                        now($call)
                     })
                     .await
             }
             Self::Postgres(store) => {
                 let client = store.client().await?;
-                let $db = &PostgresDb::of_pool(&client);
+                let $sql = &PostgresSql(&client);
                 $call.await
             }
         }
     };
 }
 
+/// Processes (devices) of one system.
+pub const MAX_PROCESSES: u64 = 1_024;
+/// Intervals of clocks that are held of one system, over all of its processes. Devices count without gaps, so this
+/// is a bound on what a stranger can make `/ranges` answer.
+pub const MAX_INTERVALS: u64 = 10_000;
 /// Most events of one answer about clocks or heads; the rest is asked for again.
 pub const MAX_ANSWER_EVENTS: usize = 1_024;
 
@@ -78,8 +81,27 @@ pub struct Note {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ingested {
     Done(IngestReport),
-    /// This system holds as much as it may; nothing was stored.
-    OverQuota(SystemKey),
+    /// A system would hold more than it may; nothing was stored.
+    Over(Over),
+}
+
+/// More of a system than it may hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{system} {what}")]
+pub struct Over {
+    pub system: SystemKey,
+    pub what: OverWhat,
+}
+
+/// What a system has too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OverWhat {
+    #[error("holds as much here as one identity may")]
+    Bytes,
+    #[error("has as many processes here as one identity may, {MAX_PROCESSES}")]
+    Processes,
+    #[error("leaves more than {MAX_INTERVALS} gaps between its clocks")]
+    Gaps,
 }
 
 /// What a write changed. Versions are numbers of the one order of changes.
@@ -99,6 +121,17 @@ pub struct IngestReport {
 impl IngestReport {
     fn of_duplicates(duplicates: usize) -> Self {
         Self { duplicates, ..Self::default() }
+    }
+
+    /// Adds a later change.
+    fn join(&mut self, later: Self) {
+        self.stored += later.stored;
+        self.duplicates += later.duplicates;
+        self.deleted += later.deleted;
+        self.version = later.version;
+        self.changes.extend(later.changes);
+        self.systems.extend(later.systems);
+        self.subjects.extend(later.subjects);
     }
 }
 
@@ -179,36 +212,40 @@ pub(crate) enum SocialOp {
 /// What an operation answers.
 #[derive(Debug)]
 pub(crate) enum SocialDone {
-    Ingested(Ingested),
+    Ingested(IngestReport),
     /// Whether the operation had an effect, and what changed.
     Changed(bool, IngestReport),
 }
 
 /// Runs an operation inside a transaction.
-pub(crate) async fn apply<D: db::Db>(db: &D, op: SocialOp) -> Result<SocialDone> {
+pub(crate) async fn apply<S: Sql>(sql: &S, op: SocialOp) -> Result<SocialDone> {
     match op {
-        SocialOp::Ingest(given) => write::ingest(db, *given).await.map(SocialDone::Ingested),
-        SocialOp::Purge(system) => admin::purge_some(db, system).await,
-        SocialOp::Censor { what, refuse } => admin::censor(db, &what, refuse).await,
-        SocialOp::Uncensor(what) => admin::uncensor(db, &what).await,
-        SocialOp::ClaimHandle { system, handle } => admin::claim_handle(db, system, &handle).await,
-        SocialOp::Moderate { seq, state, tags } => admin::moderate(db, seq, state, &tags).await,
+        SocialOp::Ingest(given) => write::ingest(sql, *given).await.map(SocialDone::Ingested),
+        SocialOp::Purge(system) => admin::purge_some(sql, system).await,
+        SocialOp::Censor { what, refuse } => admin::censor(sql, &what, refuse).await,
+        SocialOp::Uncensor(what) => admin::uncensor(sql, &what).await,
+        SocialOp::ClaimHandle { system, handle } => admin::claim_handle(sql, system, &handle).await,
+        SocialOp::Moderate { seq, state, tags } => admin::moderate(sql, seq, state, &tags).await,
     }
 }
 
 impl Store {
     /// Stores events that are new; answered when they are durable.
     pub async fn social_ingest(&self, given: Ingest) -> Result<Ingested> {
-        match self.social_write(SocialOp::Ingest(Box::new(given))).await? {
-            SocialDone::Ingested(ingested) => Ok(ingested),
-            SocialDone::Changed(..) => Err(StoreError::Closed),
+        match self.social_write(SocialOp::Ingest(Box::new(given))).await {
+            Ok(SocialDone::Ingested(report)) => Ok(Ingested::Done(report)),
+            Ok(SocialDone::Changed(..)) => Err(StoreError::Closed),
+            Err(StoreError::Over(over)) => Ok(Ingested::Over(over)),
+            Err(error) => Err(error),
         }
     }
 
     /// Removes everything that is held of a system, a bounded piece in each transaction.
     pub async fn social_purge(&self, system: SystemKey) -> Result<IngestReport> {
+        let mut report = IngestReport::default();
         loop {
-            let (more, report) = self.social_change(SocialOp::Purge(system)).await?;
+            let (more, slice) = self.social_change(SocialOp::Purge(system)).await?;
+            report.join(slice);
             if !more {
                 return Ok(report);
             }
@@ -257,22 +294,22 @@ impl Store {
 
     /// The number of the last change of what is held of a system; `None` for one never seen.
     pub async fn social_version(&self, system: SystemKey) -> Result<Option<u64>> {
-        read!(self, db => read::version(db, system))
+        read!(self, sql => read::version(sql, system))
     }
 
     /// The number of the last change of anything.
     pub async fn social_last_version(&self) -> Result<u64> {
-        read!(self, db => read::last_version(db))
+        read!(self, sql => read::last_version(sql))
     }
 
     /// The number of the last change of what is about any of the subjects.
     pub async fn social_subjects_version(&self, subjects: Vec<Subject>) -> Result<u64> {
-        read!(self, db => read::subjects_version(db, subjects))
+        read!(self, sql => read::subjects_version(sql, subjects))
     }
 
     /// Which clocks are held or deleted, for each process.
     pub async fn social_ranges(&self, system: SystemKey) -> Result<Vec<(ProcessId, Ranges)>> {
-        read!(self, db => read::ranges(db, system))
+        read!(self, sql => read::ranges(sql, system))
     }
 
     /// Stored events with these clocks, in their order; at most [`MAX_ANSWER_EVENTS`].
@@ -281,12 +318,12 @@ impl Store {
         system: SystemKey,
         wanted: Vec<(ProcessId, Ranges)>,
     ) -> Result<Vec<SocialEvent>> {
-        read!(self, db => read::events(db, system, wanted))
+        read!(self, sql => read::events(sql, system, wanted))
     }
 
     /// The newest event of each process.
     pub async fn social_heads(&self, system: SystemKey) -> Result<Vec<SocialEvent>> {
-        read!(self, db => read::heads(db, system))
+        read!(self, sql => read::heads(sql, system))
     }
 
     /// For each of the types and each process the newest event.
@@ -295,22 +332,22 @@ impl Store {
         system: SystemKey,
         types: Vec<u64>,
     ) -> Result<Vec<SocialEvent>> {
-        read!(self, db => read::latest(db, system, types))
+        read!(self, sql => read::latest(sql, system, types))
     }
 
     /// A page of a feed with its proof, newest first. Entries of one time are never parted.
     pub async fn social_index(&self, query: IndexQuery) -> Result<IndexPage> {
-        read!(self, db => read::index(db, query))
+        read!(self, sql => read::index(sql, query))
     }
 
     /// Events about subjects, the best liked first.
     pub async fn social_refs(&self, query: RefsQuery) -> Result<Vec<SocialEvent>> {
-        read!(self, db => refs::page(db, query))
+        read!(self, sql => refs::page(sql, query))
     }
 
     /// Counters, each summed over the subjects; in the order asked.
     pub async fn social_counts(&self, asked: Vec<(Vec<Subject>, Count)>) -> Result<Vec<u64>> {
-        read!(self, db => refs::counts(db, asked))
+        read!(self, sql => refs::counts(sql, asked))
     }
 
     /// Claims of a type with a vouch by `root` for each: those with all of the fields (key `None`: any field of this
@@ -319,7 +356,7 @@ impl Store {
         &self,
         query: ClaimsQuery,
     ) -> Result<Vec<(SocialEvent, SocialEvent)>> {
-        read!(self, db => claims::matches(db, query))
+        read!(self, sql => claims::matches(sql, query))
     }
 
     /// Posts of everybody, newest first, from before (time, seq); those from after `until_ms` are left out.
@@ -329,7 +366,7 @@ impl Store {
         until_ms: u64,
         limit: usize,
     ) -> Result<Vec<SocialEvent>> {
-        read!(self, db => read::explore(db, before, until_ms, limit))
+        read!(self, sql => read::explore(sql, before, until_ms, limit))
     }
 
     /// Events with all the words of `text`, the most relevant first.
@@ -340,7 +377,7 @@ impl Store {
         offset: u64,
         limit: usize,
     ) -> Result<Vec<SocialEvent>> {
-        read!(self, db => read::search(db, words, text, offset, limit))
+        read!(self, sql => read::search(sql, words, text, offset, limit))
     }
 
     /// Topics of posts between two times with how many there were, the most used first.
@@ -350,31 +387,40 @@ impl Store {
         until_ms: u64,
         limit: usize,
     ) -> Result<Vec<(Bytes, u64)>> {
-        read!(self, db => read::topics(db, since_ms, until_ms, limit))
+        read!(self, sql => read::topics(sql, since_ms, until_ms, limit))
     }
 
     /// Whose handle it is.
     pub async fn social_handle(&self, handle: String) -> Result<Option<SystemKey>> {
-        read!(self, db => admin::handle(db, handle))
+        read!(self, sql => admin::handle(sql, handle))
     }
 
     /// Systems with a username, some of them from `from` (a random number) on; censored ones are left out.
     pub async fn social_some_systems(&self, from: u64, limit: usize) -> Result<Vec<SystemKey>> {
-        read!(self, db => admin::some_systems(db, from, limit))
+        read!(self, sql => admin::some_systems(sql, from, limit))
     }
 
     /// Everything that is censored, with whether it is refused.
     pub async fn social_censored(&self) -> Result<Vec<(Censored, bool)>> {
-        read!(self, db => admin::censored(db))
+        read!(self, sql => admin::censored(sql))
     }
 
     /// Events that wait for approval, oldest first, after `seq`.
     pub async fn social_waiting(&self, after: u64, limit: usize) -> Result<Vec<Waiting>> {
-        read!(self, db => admin::waiting(db, after, limit))
+        read!(self, sql => admin::waiting(sql, after, limit))
+    }
+
+    /// What one system holds, or those that hold most.
+    pub async fn social_usage(
+        &self,
+        system: Option<SystemKey>,
+        limit: usize,
+    ) -> Result<Vec<SystemUsage>> {
+        read!(self, sql => admin::usage(sql, system, limit))
     }
 
     /// How many systems and events there are and how many wait for approval.
     pub async fn social_totals(&self) -> Result<(u64, u64, u64)> {
-        read!(self, db => admin::totals(db))
+        read!(self, sql => admin::totals(sql))
     }
 }

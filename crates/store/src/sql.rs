@@ -1,17 +1,27 @@
-//! One text of SQL for both engines, for the domains whose writes are short and many-sided.
+//! One text of SQL for both engines, for the domains whose writes are short and many-sided: conversations and the
+//! social layer.
 //!
 //! A verb is an async function over [`Sql`]. On SQLite it runs within the writer's group transaction, where every
-//! step is ready at once; on PostgreSQL in a transaction of its own. Statements name their values `$1`, `$2` …,
-//! keep to what both engines understand, and lock what they are about to decide on ([`Sql::LOCKS_ROWS`]).
+//! step is ready at once; on PostgreSQL in a transaction of its own (conversations), or in the writer's (the social
+//! layer). Statements name their values `?1`, `?2` …, keep to what both engines understand, and lock what they are
+//! about to decide on ([`Sql::LOCKS_ROWS`]). Where the engines differ for good there is [`FullText`].
+
+mod postgres;
+mod sqlite;
+mod text;
 
 use std::borrow::Cow;
 
-use deadpool_postgres::GenericClient;
-use futures_util::{FutureExt, future::BoxFuture};
+use bytes::Bytes;
+use futures_util::FutureExt;
 use relay_proto::{NodeId, auth::DeviceId, conv::ConvId};
-use rusqlite::{Connection, ToSql, types::ToSqlOutput, types::ValueRef};
-use tokio_postgres::types::{IsNull, Type, to_sql_checked};
 
+pub use self::text::Words;
+pub(crate) use self::{
+    postgres::{PostgresSql, Prepared, WriterSql},
+    sqlite::{GroupSql, Later, SqliteSql},
+    text::{FullText, add_words, drop_words, find_words},
+};
 use crate::error::{Result, StoreError};
 
 /// A value that a statement is given.
@@ -23,13 +33,13 @@ pub(crate) enum Arg<'a> {
     Bytes(&'a [u8]),
 }
 
-/// A value that a statement gave back.
+/// A value of its own: what a statement gave back, or will be given later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Value {
     Null,
     Number(i64),
     Text(String),
-    Bytes(Vec<u8>),
+    Bytes(Bytes),
 }
 
 /// One row of an answer; columns count from 0.
@@ -40,15 +50,48 @@ pub(crate) struct Row(Vec<Value>);
 pub(crate) trait Sql: Sized {
     /// Whether a statement that decides has to lock its rows; SQLite's one writer needs none of it.
     const LOCKS_ROWS: bool;
+    const FULL_TEXT: &'static FullText;
 
-    fn rows<'a>(&'a self, sql: &'a str, args: &'a [Arg<'a>]) -> BoxFuture<'a, Result<Vec<Row>>>;
+    async fn rows(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>>;
 
     /// Returns how many rows were changed.
-    fn run<'a>(&'a self, sql: &'a str, args: &'a [Arg<'a>]) -> BoxFuture<'a, Result<u64>>;
+    async fn run(&self, sql: &str, args: &[Arg<'_>]) -> Result<u64>;
+
+    /// Runs a statement before anything that is asked after it. Over a network it may wait for that, and its failure
+    /// is told then.
+    async fn run_later(&self, sql: &str, args: &[Arg<'_>]) -> Result<()> {
+        self.run(sql, args).await.map(drop)
+    }
+
+    /// Runs a statement at the end of the transaction, or before: nothing else in the transaction may look at what it does.
+    async fn run_last(&self, sql: &'static str, args: &[Arg<'_>]) -> Result<()> {
+        self.run_later(sql, args).await
+    }
+
+    /// One question with several sets of values: over a network, in one go. One answer for each, in their order.
+    async fn rows_of_each<const N: usize>(
+        &self,
+        sql: &str,
+        each: &[[Arg<'_>; N]],
+    ) -> Result<Vec<Vec<Row>>> {
+        let mut answers = Vec::with_capacity(each.len());
+        for args in each {
+            answers.push(self.rows(sql, args).await?);
+        }
+        Ok(answers)
+    }
+
+    /// Runs what waits for a later statement.
+    async fn settle(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Until the end of the transaction nobody else decides on what is this user's.
-    fn lock_user<'a>(&'a self, user: &'a NodeId) -> BoxFuture<'a, Result<()>>;
+    async fn lock_user(&self, user: &NodeId) -> Result<()>;
 }
+
+/// No bytes, as a value.
+pub(crate) const EMPTY: &[u8] = &[];
 
 /// The only row, if there is one.
 pub(crate) async fn one<S: Sql>(sql: &S, text: &str, args: &[Arg<'_>]) -> Result<Option<Row>> {
@@ -76,8 +119,16 @@ pub(crate) fn now<T>(verb: impl Future<Output = Result<T>>) -> Result<T> {
     verb.now_or_never().unwrap_or_else(|| Err(StoreError::Database("a step had to wait".into())))
 }
 
+/// `args![a, b]`: values of several kinds.
+macro_rules! args {
+    ($($value:expr),* $(,)?) => {
+        &[$($crate::sql::Arg::from($value)),*]
+    };
+}
+
 // === impl Arg ===
 
+/// What comes in is checked to fit; what is greater than everything compares like the greatest.
 impl From<u64> for Arg<'_> {
     fn from(number: u64) -> Self {
         Self::Number(i64::try_from(number).unwrap_or(i64::MAX))
@@ -108,8 +159,14 @@ impl<'a> From<&'a [u8]> for Arg<'a> {
     }
 }
 
-impl<'a> From<&'a [u8; 32]> for Arg<'a> {
-    fn from(bytes: &'a [u8; 32]) -> Self {
+impl<'a, const N: usize> From<&'a [u8; N]> for Arg<'a> {
+    fn from(bytes: &'a [u8; N]) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl<'a> From<&'a Bytes> for Arg<'a> {
+    fn from(bytes: &'a Bytes) -> Self {
         Self::Bytes(bytes)
     }
 }
@@ -138,64 +195,62 @@ impl<'a, T: Into<Arg<'a>>> From<Option<T>> for Arg<'a> {
     }
 }
 
-impl ToSql for Arg<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self {
-            Self::Null => ValueRef::Null,
-            Self::Number(number) => ValueRef::Integer(*number),
-            Self::Text(text) => ValueRef::Text(text.as_bytes()),
-            Self::Bytes(bytes) => ValueRef::Blob(bytes),
-        }))
-    }
-}
+// === impl Value ===
 
-/// Both engines name it `to_sql`.
-fn postgres_value(
-    value: &impl tokio_postgres::types::ToSql,
-    ty: &Type,
-    out: &mut bytes::BytesMut,
-) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-    value.to_sql(ty, out)
-}
-
-impl tokio_postgres::types::ToSql for Arg<'_> {
-    fn to_sql(
-        &self,
-        ty: &Type,
-        out: &mut bytes::BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        match self {
-            Self::Null => Ok(IsNull::Yes),
-            Self::Number(number) => postgres_value(number, ty, out),
-            Self::Text(text) => postgres_value(text, ty, out),
-            Self::Bytes(bytes) => postgres_value(bytes, ty, out),
+impl From<&Arg<'_>> for Value {
+    fn from(arg: &Arg<'_>) -> Self {
+        match *arg {
+            Arg::Null => Self::Null,
+            Arg::Number(number) => Self::Number(number),
+            Arg::Text(text) => Self::Text(text.to_owned()),
+            Arg::Bytes(bytes) => Self::Bytes(Bytes::copy_from_slice(bytes)),
         }
     }
+}
 
-    fn accepts(ty: &Type) -> bool {
-        matches!(*ty, Type::INT8 | Type::TEXT | Type::BYTEA)
+impl Value {
+    fn as_arg(&self) -> Arg<'_> {
+        match self {
+            Self::Null => Arg::Null,
+            Self::Number(number) => Arg::Number(*number),
+            Self::Text(text) => Arg::Text(text),
+            Self::Bytes(bytes) => Arg::Bytes(bytes),
+        }
     }
-
-    to_sql_checked!();
 }
 
 // === impl Row ===
 
 impl Row {
-    pub fn number(&self, column: usize) -> Result<u64> {
-        self.opt_number(column)?.ok_or_else(|| damaged("a number is missing"))
+    pub fn int(&self, column: usize) -> Result<i64> {
+        self.opt_int(column)?.ok_or_else(|| damaged("a number is missing"))
     }
 
-    pub fn opt_number(&self, column: usize) -> Result<Option<u64>> {
+    pub fn opt_int(&self, column: usize) -> Result<Option<i64>> {
         match self.0.get(column) {
-            Some(Value::Number(number)) => Ok(Some(*number as u64)),
+            Some(Value::Number(number)) => Ok(Some(*number)),
             Some(Value::Null) => Ok(None),
             _ => Err(damaged("no number")),
         }
     }
 
+    pub fn number(&self, column: usize) -> Result<u64> {
+        self.int(column).map(|number| number as u64)
+    }
+
+    pub fn opt_number(&self, column: usize) -> Result<Option<u64>> {
+        Ok(self.opt_int(column)?.map(|number| number as u64))
+    }
+
     pub fn flag(&self, column: usize) -> Result<bool> {
-        Ok(self.number(column)? != 0)
+        Ok(self.int(column)? != 0)
+    }
+
+    pub fn str(&self, column: usize) -> Result<&str> {
+        match self.0.get(column) {
+            Some(Value::Text(text)) => Ok(text),
+            _ => Err(damaged("no text")),
+        }
     }
 
     pub fn text(&mut self, column: usize) -> Result<String> {
@@ -205,20 +260,41 @@ impl Row {
         }
     }
 
+    pub fn opt_text(&mut self, column: usize) -> Result<Option<String>> {
+        match self.0.get(column) {
+            Some(Value::Null) => Ok(None),
+            _ => self.text(column).map(Some),
+        }
+    }
+
+    /// Bytes that the answer shares.
+    pub fn shared(&self, column: usize) -> Result<Bytes> {
+        match self.0.get(column) {
+            Some(Value::Bytes(bytes)) => Ok(bytes.clone()),
+            Some(Value::Null) => Err(damaged("bytes are missing")),
+            _ => Err(damaged("no bytes")),
+        }
+    }
+
     pub fn bytes(&mut self, column: usize) -> Result<Vec<u8>> {
         self.opt_bytes(column)?.ok_or_else(|| damaged("bytes are missing"))
     }
 
     pub fn opt_bytes(&mut self, column: usize) -> Result<Option<Vec<u8>>> {
         match self.0.get_mut(column) {
-            Some(Value::Bytes(bytes)) => Ok(Some(std::mem::take(bytes))),
+            Some(Value::Bytes(bytes)) => Ok(Some(std::mem::take(bytes).into())),
             Some(Value::Null) => Ok(None),
             _ => Err(damaged("no bytes")),
         }
     }
 
-    pub fn array(&mut self, column: usize) -> Result<[u8; 32]> {
-        self.bytes(column)?.try_into().map_err(|_| damaged("not 32 bytes"))
+    pub fn array<const N: usize>(&self, column: usize) -> Result<[u8; N]> {
+        match self.0.get(column) {
+            Some(Value::Bytes(bytes)) => {
+                bytes[..].try_into().map_err(|_| damaged("another number of bytes"))
+            }
+            _ => Err(damaged("no bytes")),
+        }
     }
 
     pub fn key(&mut self, column: usize) -> Result<NodeId> {
@@ -236,124 +312,7 @@ impl Row {
 }
 
 pub(crate) fn damaged(what: &str) -> StoreError {
-    StoreError::Corrupt(format!("conversations: {what}"))
-}
-
-// === SQLite ===
-
-pub(crate) struct SqliteSql<'a>(pub &'a Connection);
-
-impl SqliteSql<'_> {
-    fn query(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
-        let mut statement = self.0.prepare_cached(&numbered(sql))?;
-        let columns = statement.column_count();
-        let mut found = statement.query(rusqlite::params_from_iter(args))?;
-        let mut rows = Vec::new();
-        while let Some(row) = found.next()? {
-            let values: Result<Vec<Value>> = (0..columns)
-                .map(|column| match row.get_ref(column)? {
-                    ValueRef::Null => Ok(Value::Null),
-                    ValueRef::Integer(number) => Ok(Value::Number(number)),
-                    ValueRef::Text(text) => String::from_utf8(text.to_vec())
-                        .map(Value::Text)
-                        .map_err(|_| damaged("text is not UTF-8")),
-                    ValueRef::Blob(bytes) => Ok(Value::Bytes(bytes.to_vec())),
-                    ValueRef::Real(_) => Err(damaged("a number has a fraction")),
-                })
-                .collect();
-            rows.push(Row(values?));
-        }
-        Ok(rows)
-    }
-
-    fn execute(&self, sql: &str, args: &[Arg<'_>]) -> Result<u64> {
-        let mut statement = self.0.prepare_cached(&numbered(sql))?;
-        Ok(statement.execute(rusqlite::params_from_iter(args))? as u64)
-    }
-}
-
-/// SQLite counts `$1` by where it stands and `?1` by its number.
-fn numbered(sql: &str) -> String {
-    sql.replace('$', "?")
-}
-
-impl Sql for SqliteSql<'_> {
-    const LOCKS_ROWS: bool = false;
-
-    fn rows<'a>(&'a self, sql: &'a str, args: &'a [Arg<'a>]) -> BoxFuture<'a, Result<Vec<Row>>> {
-        std::future::ready(self.query(sql, args)).boxed()
-    }
-
-    fn run<'a>(&'a self, sql: &'a str, args: &'a [Arg<'a>]) -> BoxFuture<'a, Result<u64>> {
-        std::future::ready(self.execute(sql, args)).boxed()
-    }
-
-    fn lock_user<'a>(&'a self, _: &'a NodeId) -> BoxFuture<'a, Result<()>> {
-        std::future::ready(Ok(())).boxed()
-    }
-}
-
-// === PostgreSQL ===
-
-pub(crate) struct PostgresSql<'c, C>(pub &'c C);
-
-impl<C: GenericClient + Sync> Sql for PostgresSql<'_, C> {
-    const LOCKS_ROWS: bool = true;
-
-    fn rows<'a>(&'a self, sql: &'a str, args: &'a [Arg<'a>]) -> BoxFuture<'a, Result<Vec<Row>>> {
-        Box::pin(async move {
-            let statement = self.0.prepare_cached(sql).await?;
-            let found = self.0.query(&statement, &values(args)).await?;
-            found.iter().map(postgres_row).collect()
-        })
-    }
-
-    fn run<'a>(&'a self, sql: &'a str, args: &'a [Arg<'a>]) -> BoxFuture<'a, Result<u64>> {
-        Box::pin(async move {
-            let statement = self.0.prepare_cached(sql).await?;
-            Ok(self.0.execute(&statement, &values(args)).await?)
-        })
-    }
-
-    fn lock_user<'a>(&'a self, user: &'a NodeId) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let sql = "SELECT pg_advisory_xact_lock($1, $2)";
-            let lock = crate::postgres::user_lock(user);
-            let statement = self.0.prepare_cached(sql).await?;
-            self.0.query(&statement, &[&lock.0, &lock.1]).await?;
-            Ok(())
-        })
-    }
-}
-
-fn values<'a>(args: &'a [Arg<'a>]) -> Vec<&'a (dyn tokio_postgres::types::ToSql + Sync)> {
-    args.iter().map(|arg| arg as &(dyn tokio_postgres::types::ToSql + Sync)).collect()
-}
-
-fn postgres_row(row: &tokio_postgres::Row) -> Result<Row> {
-    let values: Result<Vec<Value>> = row
-        .columns()
-        .iter()
-        .enumerate()
-        .map(|(index, column)| {
-            Ok(match *column.type_() {
-                Type::INT8 => {
-                    row.try_get::<_, Option<i64>>(index)?.map_or(Value::Null, Value::Number)
-                }
-                Type::INT4 => row
-                    .try_get::<_, Option<i32>>(index)?
-                    .map_or(Value::Null, |number| Value::Number(number.into())),
-                Type::TEXT => {
-                    row.try_get::<_, Option<String>>(index)?.map_or(Value::Null, Value::Text)
-                }
-                Type::BYTEA => {
-                    row.try_get::<_, Option<Vec<u8>>>(index)?.map_or(Value::Null, Value::Bytes)
-                }
-                _ => return Err(damaged("a column of another type")),
-            })
-        })
-        .collect();
-    values.map(Row)
+    StoreError::Corrupt(format!("a column is not what was written: {what}"))
 }
 
 /// Runs a verb of many sides in one durable transaction of whichever store it is.
@@ -397,4 +356,4 @@ macro_rules! look {
     };
 }
 
-pub(crate) use {look, transact};
+pub(crate) use {args, look, transact};

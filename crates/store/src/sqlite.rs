@@ -37,7 +37,7 @@ use crate::{
 };
 use index::{DEFAULT_EVERY, IndexWriter, Recent, View};
 use readers::Readers;
-pub(crate) use social::{SqliteDb, ready};
+pub(crate) use writer::PutOff;
 use writer::{SqliteWriter, Write};
 
 /// How the store is opened.
@@ -161,6 +161,16 @@ impl SqliteStore {
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         self.writer.domain(Write::new(run, reply)).await?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// As [`Self::write`]; statements may be put off to the end of the group transaction.
+    pub(crate) async fn write_and_put_off<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Connection, &PutOff) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.writer.domain(Write::that_puts_off(run, reply)).await?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 

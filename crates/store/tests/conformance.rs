@@ -12,6 +12,8 @@ mod chat;
 mod events;
 #[path = "conformance/leases.rs"]
 mod leases;
+#[path = "conformance/mail.rs"]
+mod mail;
 #[path = "conformance/query.rs"]
 mod query;
 #[path = "conformance/restart.rs"]
@@ -22,6 +24,8 @@ mod retention;
 mod sessions;
 #[path = "conformance/social.rs"]
 mod social;
+#[path = "conformance/social_model.rs"]
+mod social_model;
 
 /// Makes one test for each store out of each function.
 macro_rules! on_each_store {
@@ -84,12 +88,19 @@ on_each_store![
     social::texts_are_found_while_they_are_current,
     social::topics_are_counted_by_the_hour,
     social::operators_and_owners_are_obeyed,
+    social::what_an_identity_may_hold_is_bounded,
+    social::a_large_purge_tells_every_change,
+    social_model::answers_are_those_of_a_naive_model,
     sessions::a_revocation_beats_sessions_that_start_beside_it,
     chat::messages_are_numbered_without_gaps,
     chat::governance_is_all_or_nothing,
     chat::blocks_hold_in_both_directions,
     chat::cursors_and_marks_only_rise,
     chat::retention_waits_for_readers_unless_told_otherwise,
+    mail::other_homes_are_told_in_order,
+    mail::mail_is_taken_once,
+    mail::a_welcome_of_another_home_needs_its_key_package,
+    mail::devices_are_pushed_to_where_they_said_last,
     chat::one_commit_wins_each_epoch,
     chat::a_bundle_is_all_or_nothing,
     chat::a_key_package_is_handed_out_once,

@@ -200,7 +200,7 @@ async fn from_postgres_over_sqlite_and_back() {
 async fn a_copy_that_broke_off_does_not_open() {
     for place in [Place::sqlite(), Place::postgres()] {
         assert_eq!(schema_status(&at(&place)).await.unwrap(), None);
-        let status = migrate(&at(&place), 7).await.unwrap();
+        let status = migrate(&at(&place), 8).await.unwrap();
         assert_eq!(status.found, status.known);
         let mark = "INSERT INTO meta (key, value) VALUES ('copy_unfinished', 1)";
         match &place {

@@ -20,6 +20,8 @@ use crate::{hist::Histogram, http, report::Row, server::Target};
 /// Events of one upload, as the client sends them.
 const UPLOAD: usize = 20;
 const CONNECTIONS: usize = 8;
+/// As a cache keeps them open to its origin.
+const CROWD: usize = 64;
 /// Events that a feed is read out of.
 const STORED: usize = 1_000_000;
 /// Identities that have them.
@@ -43,11 +45,14 @@ pub async fn rows(run: &Run) -> anyhow::Result<Vec<Row>> {
             let target = run.servers.relay(store).await?;
             let stored = STORED.min(run.big_events);
             fill(&target, stored).await?;
-            let feeds: Vec<Vec<u8>> = (0..SYSTEMS).flat_map(|n| feed_pages(n, stored)).collect();
-            let case = format!("feed page of 10 out of {stored}, any age");
-            rows.push(ask(&target, case, &feeds, 1, run.limit, 200).await?);
-            let tagged = tagged(&target, &feeds[..SYSTEMS]).await?;
-            for connections in [1, CONNECTIONS] {
+            for (age, quarter) in [("newest", 0), ("middle", 2), ("oldest", 4)] {
+                let feeds: Vec<_> = (0..SYSTEMS).map(|n| feed_page(n, stored, quarter)).collect();
+                let case = format!("feed page of 10 out of {stored}, {age}");
+                rows.push(ask(&target, case, &feeds, 1, run.limit, 200).await?);
+            }
+            let feeds: Vec<_> = (0..SYSTEMS).map(|n| feed_page(n, stored, 0)).collect();
+            let tagged = tagged(&target, &feeds).await?;
+            for connections in [1, CONNECTIONS, CROWD] {
                 let case = format!("unchanged feed page (304), {connections} connections");
                 rows.push(ask(&target, case, &tagged, connections, run.limit, 304).await?);
             }
@@ -155,14 +160,13 @@ fn system(n: usize) -> String {
     encode_param(&system.to_message().encode_to_vec())
 }
 
-/// The newest page of a feed, and older ones down to its beginning.
-fn feed_pages(n: usize, stored: usize) -> Vec<Vec<u8>> {
-    let last = FIRST_MS + (stored / SYSTEMS) as u64;
+/// A page of a feed, so many quarters of its length from its newest post.
+fn feed_page(n: usize, stored: usize, quarter: u64) -> Vec<u8> {
+    let posts = (stored / SYSTEMS) as u64;
+    // The last quarter ends with a whole page, too.
+    let after = FIRST_MS + (posts - quarter * posts / 4).max(10);
     let system = system(n);
-    let page = |after: u64| {
-        http::get(&format!("/query_index?system={system}&content_type=3&limit=10&after={after}"))
-    };
-    (0..4).map(|quarter| page(last - quarter * (last - FIRST_MS) / 4)).collect()
+    http::get(&format!("/query_index?system={system}&content_type=3&limit=10&after={after}"))
 }
 
 /// The same requests by somebody who has the answers.

@@ -30,6 +30,8 @@ use crate::error::{Error, Hostile, Result};
 
 /// Content is padded to multiples of this.
 const PADDING: usize = 256;
+/// What every identity of the profile begins with, before the user's key.
+const IDENTITY_HEAD: &[u8] = b"RLY\x01";
 /// Leaves of one group.
 pub(crate) const MAX_LEAVES: usize = 1_024;
 
@@ -168,6 +170,11 @@ pub(crate) fn join_externally(
     if info.group_id().as_slice() != group_id {
         return Err(Hostile::OtherGroup.into());
     }
+    // Only whose user has a leaf may come back this way; the others would refuse it and be stuck. The tree is inside.
+    let own = [IDENTITY_HEAD, device.user.as_bytes()].concat();
+    if !group_info.windows(own.len()).any(|bytes| bytes == own) {
+        return Err(Hostile::Stranger.into());
+    }
     let parameters = LeafNodeParameters::builder().with_capabilities(capabilities()).build();
     let (group, bundle) = MlsGroup::external_commit_builder()
         .with_config(join_config())
@@ -188,11 +195,6 @@ pub(crate) fn join_externally(
         members.map(|member| (member.index, member.credential, member.signature_key)),
     )?;
     check_users(&about, &leaves)?;
-    // Only who was in with another device may come back this way; others would refuse it.
-    let others = leaves.iter().filter(|leaf| leaf.device != device.id);
-    if !others.into_iter().any(|leaf| leaf.user == device.user) {
-        return Err(Hostile::Stranger.into());
-    }
     let epoch = group.epoch().as_u64();
     Ok((group, built(bundle, epoch)?, about))
 }

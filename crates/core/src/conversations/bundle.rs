@@ -61,6 +61,7 @@ impl Conversations {
             max_members: self.config().max_members,
             max_per_user: self.config().convs_per_user,
             max_inbox: self.config().max_inbox,
+            mail: self.has_others(),
         };
         let done = self.lines.of(&conv).enter(&self.lines, Job::commit(bundle))?;
         let outcome = done.await.map_err(|_| stopping())?;
@@ -68,6 +69,7 @@ impl Conversations {
             CommitOutcome::Stored { seq, epoch, home, .. } => {
                 self.stats.sent.fetch_add(1, Ordering::Relaxed);
                 self.prune_after(&conv, now_ms);
+                self.mail.notify_one();
                 (seq, Some(epoch), home, origin.to_string())
             }
             CommitOutcome::Duplicate { seq, origin, home } => {

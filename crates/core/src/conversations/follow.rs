@@ -1,10 +1,14 @@
 //! Following a conversation: replay of any length, then live, at the reader's pace (`gateway.md` 6).
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use relay_proto::{
-    Code, NodeId, Problem,
+    Code, NodeId, Problem, RelayId,
     conv::{Answer, Caller, ConvId, LogEntry, answer::DONE, request::Ack},
     frame::encode,
 };
@@ -14,6 +18,7 @@ use super::{Conversations, line::Line, refusal::not_a_member};
 use crate::{
     failure::store_problem,
     fanout::{Outbox, SubscriptionId},
+    feed::Feed,
 };
 
 /// Messages of the first page; the next ones follow the size of the messages.
@@ -31,13 +36,25 @@ pub enum Start {
     Cursor,
 }
 
+/// A log that can be followed live: a conversation's line here, or what comes of it from its home.
+pub trait Followed: Send + Sync + fmt::Debug {
+    fn feed(&self) -> &Feed;
+
+    /// A reader is gone.
+    fn left(&self, id: SubscriptionId) {
+        self.feed().leave(id);
+    }
+}
+
 /// A reader of one conversation. Dropping it ends it.
 #[derive(Debug)]
 pub struct Following {
     id: SubscriptionId,
-    user: NodeId,
+    reader: Caller,
     conv: ConvId,
-    line: Arc<Line>,
+    /// The conversation's home; `None` where it is this relay.
+    home: Option<RelayId>,
+    log: Arc<dyn Followed>,
     /// The next message to be read from the store.
     pub next_seq: u64,
     /// Messages asked for at once.
@@ -70,32 +87,84 @@ impl Conversations {
     ) -> Result<Following, Problem> {
         let line = self.lines.of(&conv);
         line.feed.enrol(id, caller.user, outbox);
-        let mut following = Following {
-            id,
-            user: caller.user,
-            conv: conv.clone(),
-            line,
-            next_seq: 1,
-            page: FIRST_PAGE,
-            latest_seq: 0,
-        };
+        self.begin(caller, conv, start, id, line).await
+    }
+
+    /// As [`Self::follow`], for the relay that the caller is connected to, which hands on to others.
+    ///
+    /// # Errors
+    /// As [`Self::follow`].
+    pub async fn follow_for_relay(
+        &self,
+        caller: &Caller,
+        conv: ConvId,
+        start: Start,
+        id: SubscriptionId,
+        outbox: Arc<Outbox>,
+    ) -> Result<Following, Problem> {
+        let line = self.lines.of(&conv);
+        line.feed.enrol_relay(id, caller.user, outbox);
+        self.begin(caller, conv, start, id, line).await
+    }
+
+    async fn begin(
+        &self,
+        caller: &Caller,
+        conv: ConvId,
+        start: Start,
+        id: SubscriptionId,
+        line: Arc<Line>,
+    ) -> Result<Following, Problem> {
+        let mut following = Following::new(id, caller.clone(), conv.clone(), None, line);
+        let window = self.window(caller, conv, start).await?;
+        (following.next_seq, following.latest_seq) = window;
+        Ok(following)
+    }
+
+    /// Where a reader begins, and the end of the log.
+    ///
+    /// # Errors
+    /// `forbidden`, `replay_window_exceeded`.
+    pub async fn window(
+        &self,
+        caller: &Caller,
+        conv: ConvId,
+        start: Start,
+    ) -> Result<(u64, u64), Problem> {
         let window = self
             .store
             .log_window(conv, caller.user, caller.device.clone())
             .await
             .map_err(|error| store_problem(&error))?
             .ok_or_else(not_a_member)?;
-        following.next_seq = match start {
+        let from = match start {
             Start::From(seq) => seq,
             Start::Cursor => window.next_seq,
         };
-        following.latest_seq = window.latest_seq;
         let hidden = if self.config().history_from_join { window.joined_seq } else { 0 };
-        let (from, earliest) = (following.next_seq, window.earliest_seq.max(hidden + 1));
+        let earliest = window.earliest_seq.max(hidden + 1);
         if from < earliest {
             return Err(pruned(from, earliest, window.latest_seq));
         }
-        Ok(following)
+        Ok((from, window.latest_seq))
+    }
+
+    /// Which of these users are no members of a conversation that the caller is in.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub async fn strangers(
+        &self,
+        caller: &Caller,
+        conv: ConvId,
+        mut users: Vec<NodeId>,
+    ) -> Result<Vec<NodeId>, Problem> {
+        let found = self.store.conversation_members(conv, caller.user).await;
+        let (_, members) =
+            found.map_err(|error| store_problem(&error))?.ok_or_else(not_a_member)?;
+        let members: HashSet<NodeId> = members.into_iter().map(|member| member.user).collect();
+        users.retain(|user| !members.contains(user));
+        Ok(users)
     }
 
     /// What comes next in the store for a reader, from `next_seq` on.
@@ -103,7 +172,8 @@ impl Conversations {
     /// # Errors
     /// `forbidden` where the reader is no member any longer; `replay_window_exceeded` where retention overtook it.
     pub async fn page(&self, request: PageRequest) -> Result<(Page, u64), Problem> {
-        let PageRequest { conv, user, from_seq, limit } = request;
+        let PageRequest { conv, reader, from_seq, limit, .. } = request;
+        let user = reader.user;
         let query =
             LogQuery { conv, user, from_seq, limit, from_join: self.config().history_from_join };
         let page = self.store.read_log(query).await.map_err(|error| store_problem(&error))?;
@@ -145,13 +215,33 @@ impl Conversations {
 /// A page that a reader wants.
 #[derive(Debug, Clone)]
 pub struct PageRequest {
-    conv: ConvId,
-    user: NodeId,
-    from_seq: u64,
-    limit: u64,
+    pub conv: ConvId,
+    pub reader: Caller,
+    /// The conversation's home; `None` where it is this relay.
+    pub home: Option<RelayId>,
+    pub from_seq: u64,
+    pub limit: u64,
+}
+
+impl PageRequest {
+    /// For a relay, which asks for a reader of its own.
+    pub fn for_reader(reader: Caller, conv: ConvId, from_seq: u64, limit: u64) -> Self {
+        Self { conv, reader, home: None, from_seq, limit: limit.clamp(1, LARGEST_PAGE) }
+    }
 }
 
 impl Following {
+    /// A reader that was enrolled in `log` and has not found out yet where it begins.
+    pub fn new(
+        id: SubscriptionId,
+        reader: Caller,
+        conv: ConvId,
+        home: Option<RelayId>,
+        log: Arc<dyn Followed>,
+    ) -> Self {
+        Self { id, reader, conv, home, log, next_seq: 1, page: FIRST_PAGE, latest_seq: 0 }
+    }
+
     pub fn conv(&self) -> &ConvId {
         &self.conv
     }
@@ -160,7 +250,8 @@ impl Following {
     pub fn next_page(&self) -> PageRequest {
         PageRequest {
             conv: self.conv.clone(),
-            user: self.user,
+            reader: self.reader.clone(),
+            home: self.home.clone(),
             from_seq: self.next_seq,
             limit: self.page,
         }
@@ -173,13 +264,13 @@ impl Following {
 
     /// Joins the live tail: everything before `next_seq` was read.
     pub fn join(&self) {
-        self.line.feed.join(self.id, self.next_seq - 1);
+        self.log.feed().join(self.id, self.next_seq - 1);
     }
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.line.feed.leave(self.id);
+        self.log.left(self.id);
     }
 }
 

@@ -20,8 +20,8 @@ use relay_store::{
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::{ConversationStats, Map};
-use crate::{failure::store_problem, feed::Feed, inbox::Inboxes};
+use super::{ConversationStats, Map, follow::Followed};
+use crate::{failure::store_problem, feed::Feed, inbox::Inboxes, news::Place};
 
 /// Jobs that may wait in one line; beyond it they are refused as `rate_limited`.
 const MAX_WAITING: usize = 8_192;
@@ -125,6 +125,12 @@ impl Lines {
         });
         *slot = Arc::downgrade(&line);
         line
+    }
+}
+
+impl Followed for Line {
+    fn feed(&self) -> &Feed {
+        &self.feed
     }
 }
 
@@ -244,6 +250,7 @@ impl Line {
     /// Hands a stored message to those who follow.
     fn tell(&self, shared: &Shared, message: &NewMessage, posted: &Posted, home: &str) {
         let Posted::Stored { seq, kind, epoch } = posted else { return };
+        shared.inboxes.news().note(|| Place::Conversation(self.conv.clone()));
         if !self.feed.has_followers() {
             return self.feed.skip_to(*seq);
         }

@@ -25,26 +25,10 @@ const MAX_PAGE: u64 = 500;
 
 impl Conversations {
     pub(super) async fn list(&self, caller: &Caller, list: List) -> Result<Answer, Problem> {
-        let mut views = self.views(caller.user).await?;
-        views.retain(|view| list.include_archived || !view.archived);
-        views.sort_by(|a, b| {
-            let key = |view: &ConversationView| {
-                let pinned = view.pinned_at_ms > 0;
-                (Reverse(pinned), Reverse(view.pinned_at_ms), view.created_at_ms)
-            };
-            key(a).cmp(&key(b)).then_with(|| a.conv.cmp(&b.conv))
-        });
-        if let Some(cursor) = &list.cursor {
-            let last = views.iter().position(|view| view.conv.as_str() == cursor);
-            let last = last.ok_or_else(|| Problem::invalid("the cursor names nothing any more"))?;
-            views.drain(..=last);
-        }
-        let limit = list.limit.map_or(usize::MAX, |limit| limit.clamp(1, MAX_PAGE) as usize);
-        let more = views.len() > limit;
-        views.truncate(limit);
-        let cursor = views.last().filter(|_| more).map(|view| view.conv.to_string());
-        let items = views.into_iter().map(|view| item(view, &caller.user)).collect();
-        Ok(Answer::List(ListAnswer { items, cursor }))
+        let views = self.views(caller.user).await?;
+        let views = views.into_iter().filter(|view| list.include_archived || !view.archived);
+        let items = views.map(|view| item(view, &caller.user)).collect();
+        page_of(items, &list).map(Answer::List)
     }
 
     pub(super) async fn mark_read(
@@ -88,6 +72,7 @@ impl Conversations {
             status: Status::Ok,
             updated: updated.len() as u64,
             updated_conv_ids: updated,
+            unreachable: Vec::new(),
         }))
     }
 
@@ -149,6 +134,29 @@ impl Conversations {
             done => Ok(done),
         }
     }
+}
+
+/// The part of a list that was asked for, in the order of `gateway.md` 9.
+///
+/// # Errors
+/// `invalid_request` for a cursor of something that is not on the list.
+pub fn page_of(mut items: Vec<ListItem>, list: &List) -> Result<ListAnswer, Problem> {
+    items.sort_by(|a, b| {
+        let key = |item: &ListItem| {
+            (Reverse(item.pinned), Reverse(item.pinned_at_ms), item.created_at_ms)
+        };
+        key(a).cmp(&key(b)).then_with(|| a.conv_id.cmp(&b.conv_id))
+    });
+    if let Some(cursor) = &list.cursor {
+        let last = items.iter().position(|item| item.conv_id.as_str() == cursor);
+        let last = last.ok_or_else(|| Problem::invalid("the cursor names nothing any more"))?;
+        items.drain(..=last);
+    }
+    let limit = list.limit.map_or(usize::MAX, |limit| limit.clamp(1, MAX_PAGE) as usize);
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let cursor = items.last().filter(|_| more).map(|item| item.conv_id.to_string());
+    Ok(ListAnswer { items, cursor, unreachable: Vec::new() })
 }
 
 fn state(conv_id: ConvId, set: StateSet) -> Answer {

@@ -9,12 +9,12 @@ use relay_proto::{
         Answer, Caller, ConvId, ConvKind, Profile, UserRef,
         answer::{
             BanList, BanView, Created, DONE, GroupInfoAnswer, MemberList, MemberView, MuteList,
-            MuteView, Ok as Status,
+            MuteView, Ok as Status, RejoinAnswer,
         },
-        request::{Act, CreateDm, CreateRoom, Members, Named},
+        request::{Act, CreateDm, CreateRoom, Members, Named, Rejoin},
     },
 };
-use relay_store::chat::{CreateOutcome, GovernOutcome, Governing, NewConversation};
+use relay_store::chat::{CreateOutcome, GovernOutcome, Governing, NewConversation, RejoinAsked};
 
 use super::{
     Conversations,
@@ -26,6 +26,10 @@ use crate::failure::store_problem;
 
 /// Users that one request may name.
 const MAX_NAMED: usize = 1_024;
+/// Times an hour that a device may ask for one conversation.
+const REJOINS_PER_HOUR: u32 = 6;
+/// Members that are asked at once.
+const MAX_ASKED: u64 = 16;
 
 impl Conversations {
     pub(super) async fn create_room(
@@ -95,10 +99,14 @@ impl Conversations {
             at_ms: self.now_ms(),
             max_members: self.config().max_members,
             max_per_user: self.config().convs_per_user,
+            mail: self.has_others(),
         };
         let outcome = self.store.create_conversation(new).await;
         match outcome.map_err(|error| store_problem(&error))? {
-            CreateOutcome::Created => Ok(()),
+            CreateOutcome::Created => {
+                self.mail.notify_one();
+                Ok(())
+            }
             CreateOutcome::Taken => Err(Problem::invalid("conversation already exists")),
             CreateOutcome::Blocked => Err(Problem::forbidden("blocked")),
             CreateOutcome::TooMany => Err(limit_exceeded("too many members or conversations")),
@@ -122,13 +130,17 @@ impl Conversations {
             at_ms: self.now_ms(),
             max_members: self.config().max_members,
             max_per_user: self.config().convs_per_user,
+            mail: self.has_others(),
             conv: target.conv_id,
         };
         let line = self.lines.of(&change.conv);
         let done = line.enter(&self.lines, Job::govern(change))?;
         let outcome = done.await.map_err(|_| stopping())?;
         match outcome.map_err(|error| store_problem(&error))? {
-            GovernOutcome::Done { .. } => Ok(DONE),
+            GovernOutcome::Done { .. } => {
+                self.mail.notify_one();
+                Ok(DONE)
+            }
             GovernOutcome::Refused(why) => Err(refusal::govern(why)),
         }
     }
@@ -186,6 +198,31 @@ impl Conversations {
         let mut mutes: Vec<MuteView> = muted.collect();
         mutes.sort_unstable_by_key(|mute| mute.user_id);
         Ok(Answer::Mutes(MuteList { conv_id: named.conv_id, mutes }))
+    }
+
+    /// Members are asked, through their inboxes, to add the caller's device again.
+    pub(super) async fn ask_rejoin(
+        &self,
+        caller: &Caller,
+        asked: Rejoin,
+    ) -> Result<Answer, Problem> {
+        let key = (caller.user, caller.device.clone(), asked.conv_id.clone());
+        self.rejoins.count(key, REJOINS_PER_HOUR, self.now_ms())?;
+        let asked = RejoinAsked {
+            conv: asked.conv_id,
+            user: caller.user,
+            device: caller.device.clone(),
+            members: each_once(asked.members, None)?,
+            max_asked: MAX_ASKED,
+            at_ms: self.now_ms(),
+            max_inbox: self.config().max_inbox,
+            mail: self.has_others(),
+        };
+        let done = self.store.ask_rejoin(asked).await.map_err(|error| store_problem(&error))?;
+        let (count, posts) = done.ok_or_else(not_a_member)?;
+        posts.iter().for_each(|post| self.inboxes.publish(post));
+        self.mail.notify_one();
+        Ok(Answer::Rejoin(RejoinAnswer { status: Status::Ok, asked: count }))
     }
 
     pub(super) async fn group_info(

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub enum Item {
     Dropped { to: SubscriptionId, count: u64 },
     /// The subscription has ended: its reader may not read on.
     Expelled { to: SubscriptionId },
+    /// These users may not read on; the subscription, which is a relay's, goes on.
+    Removed { to: SubscriptionId, users: Arc<[NodeId]> },
     /// The newest state of something, by its key; an older one that still waits is replaced.
     State { about: NodeId, frame: Bytes },
 }

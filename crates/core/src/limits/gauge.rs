@@ -16,6 +16,11 @@ impl<K: Hash + Eq> Default for Gauges<K> {
 }
 
 impl<K: Hash + Eq + Clone> Gauges<K> {
+    /// Whether there is one of `key`.
+    pub fn holds(&self, key: &K) -> bool {
+        self.0.contains_key(key)
+    }
+
     /// Counts one more of `key` until the permit is dropped; `None` where there are `limit` already.
     pub fn enter(&self, key: K, limit: u64) -> Option<Permit<K>> {
         let mut count = self.0.entry(key.clone()).or_default();

@@ -182,6 +182,25 @@ impl PresenceTable {
         unlink(&mut self.watchers, contact, user);
     }
 
+    /// Whom a user watches.
+    pub fn watched_by(&self, user: &NodeId) -> Vec<NodeId> {
+        self.watching.get(user).into_iter().flatten().copied().collect()
+    }
+
+    pub fn watches(&self, user: &NodeId, contact: &NodeId) -> bool {
+        self.watching.get(user).is_some_and(|watched| watched.contains(contact))
+    }
+
+    /// [`Self::status`] for a viewer who lives elsewhere and is known to watch.
+    pub fn guest_status(&self, viewer: &NodeId, target: &NodeId, now_ms: u64) -> View {
+        let is_watched = self.watchers.get(viewer).is_some_and(|by| by.contains(target));
+        if viewer == target || !is_watched || self.is_blocked(viewer, target) {
+            let status = Status::Unavailable;
+            return View { status, expires_at: now_ms, bucket: Bucket::LONG_AGO };
+        }
+        self.rounded(target, now_ms)
+    }
+
     pub fn block(&mut self, user: NodeId, contact: NodeId) {
         self.blocks.entry(user).or_default().insert(contact);
     }
@@ -222,6 +241,11 @@ impl PresenceTable {
             let status = Status::Unavailable;
             return View { status, expires_at: now_ms, bucket: Bucket::LONG_AGO };
         }
+        self.rounded(target, now_ms)
+    }
+
+    /// The end of a lease that is over, to the minute.
+    fn rounded(&self, target: &NodeId, now_ms: u64) -> View {
         let view = self.view(target, now_ms);
         if view.status == Status::Offline {
             let expires_at = view.expires_at.div_ceil(MINUTE_MS) * MINUTE_MS;

@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::atomic::Ordering::Relaxed};
 
 use bytes::Bytes;
+use rand_core::OsRng;
 use relay_proto::{
     Code, Problem,
-    polycentric::{Event, SystemKey, parse_events, verify_all},
+    polycentric::{Event, EventKey, SystemKey, parse_events, verify_many},
 };
-use relay_store::{Ingest, IngestReport, Ingested};
+use relay_store::{Ingest, IngestReport, Ingested, ModerationState, Note};
 
 use super::{Social, moderation::note_of};
 use crate::{
@@ -39,7 +40,8 @@ impl Social {
 
     /// Signatures take the processor for a while, so they are checked off the threads that serve.
     async fn verify(&self, body: Bytes) -> Result<Vec<Event>, Problem> {
-        let checked = tokio::task::spawn_blocking(move || verify_all(parse_events(body)?)).await;
+        let checked =
+            tokio::task::spawn_blocking(move || verify_many(parse_events(body)?, OsRng)).await;
         match checked {
             Ok(Ok(events)) => Ok(events),
             Ok(Err(refusal)) => {
@@ -83,24 +85,27 @@ impl Social {
         if events.is_empty() {
             return Ok(IngestReport::default());
         }
-        let notes = events
+        let notes: BTreeMap<EventKey, Note> = events
             .iter()
             .filter_map(|event| {
                 Some((event.key(), note_of(event, self.config.mode, &self.config.rules)?))
             })
             .collect();
+        let waits = notes.values().any(|note| note.state == ModerationState::Waiting);
         let given = Ingest { events, max_system_bytes: self.config.identity_bytes, notes };
         match self.store.social_ingest(given).await.map_err(|error| store_problem(&error))? {
             Ingested::Done(report) => {
                 self.stats.stored.fetch_add(report.stored as u64, Relaxed);
                 self.stats.duplicates.fetch_add(report.duplicates as u64, Relaxed);
                 self.committed(&report);
+                if waits {
+                    self.queue_grew.notify_one();
+                }
                 Ok(report)
             }
-            Ingested::OverQuota(system) => {
+            Ingested::Over(over) => {
                 self.stats.limited.fetch_add(1, Relaxed);
-                let message = format!("{system} holds as much here as one identity may");
-                Err(Problem::new(Code::QuotaExceeded, message))
+                Err(Problem::new(Code::QuotaExceeded, over.to_string()))
             }
         }
     }

@@ -15,7 +15,7 @@ use relay_proto::{
         message_param,
     },
 };
-use relay_store::{Censored, ModerationState, Waiting};
+use relay_store::{Censored, ModerationState, SystemUsage, Waiting};
 
 use super::{
     HANDLES_PER_HOUR, Social,
@@ -201,6 +201,30 @@ impl Social {
     /// Only those of the store.
     pub async fn waiting(&self, after: u64, limit: usize) -> Result<Vec<Waiting>, Problem> {
         self.store.social_waiting(after, limit.clamp(1, 100)).await.map_err(failed)
+    }
+
+    /// What one identity holds, or those that hold most.
+    ///
+    /// # Errors
+    /// `not_found` for one that holds nothing.
+    pub async fn usage(
+        &self,
+        system: Option<SystemKey>,
+        limit: usize,
+    ) -> Result<Vec<SystemUsage>, Problem> {
+        let found = self.store.social_usage(system, limit).await.map_err(failed)?;
+        if system.is_some() && found.is_empty() {
+            return Err(Problem::not_found("this identity has nothing here"));
+        }
+        Ok(found)
+    }
+
+    /// Systems, events, and events that wait for a verdict.
+    ///
+    /// # Errors
+    /// Only those of the store.
+    pub async fn totals(&self) -> Result<(u64, u64, u64), Problem> {
+        self.store.social_totals().await.map_err(failed)
     }
 
     /// Approves or hides an event, with what it is like.

@@ -16,6 +16,10 @@ pub struct SocialStats {
     pub purged: AtomicU64,
     /// Answers that the asker had already.
     pub unchanged: AtomicU64,
+    /// Verdicts of a moderation service that were carried out.
+    pub judged: AtomicU64,
+    /// Requests to a moderation service that brought none.
+    pub judge_failed: AtomicU64,
     /// Events fetched from other servers.
     pub mirrored: AtomicU64,
 }

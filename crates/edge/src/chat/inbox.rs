@@ -12,13 +12,20 @@ use relay_proto::{
     conv::{self, Answer},
     frame::Frame,
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{caller, caller_and_body};
+use super::{caller, caller_and_body, parse};
 use crate::{
     params::Params,
     reply::{Reply, no_store},
 };
+
+/// The body of `inbox.ack`.
+#[derive(Deserialize)]
+pub(crate) struct InboxAck {
+    pub seq: u64,
+}
 
 /// One `conv.send`, `conv.commit` or `conv.ack`.
 pub(super) async fn post(State(node): State<Arc<Node>>, request: Request) -> Reply {
@@ -51,6 +58,14 @@ pub(super) async fn post(State(node): State<Arc<Node>>, request: Request) -> Rep
         _ => json!({ "status": "ok" }),
     };
     Ok(no_store(StatusCode::OK, &answer))
+}
+
+/// `POST /v1/inbox/ack {seq}`: as the frame `inbox.ack`.
+pub(super) async fn ack(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (caller, bytes) = caller_and_body(&node, request).await?;
+    let InboxAck { seq } = parse(&bytes)?;
+    node.inboxes.ack(&caller, seq).await?;
+    Ok(no_store(StatusCode::OK, &json!({ "status": "ok" })))
 }
 
 /// `GET /v1/inbox/events?from_seq=`: a page of the device's inbox.

@@ -7,8 +7,12 @@ use axum::{
     http::StatusCode,
 };
 use relay_core::presence::view_body;
-use relay_node::Node;
-use relay_proto::{NodeId, Problem, auth::DeviceId, conv::UserRef};
+use relay_node::{Node, chat::Home, homes::wire::Carried};
+use relay_proto::{
+    NodeId, Problem, RelayId,
+    auth::DeviceId,
+    conv::{Caller, UserRef},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -57,6 +61,7 @@ async fn change_watch(node: &Node, request: Request, add: bool) -> Reply {
     let (caller, bytes) = caller_and_body(node, request).await?;
     let contacts = parse::<ContactsBody>(&bytes)?.users();
     let watching = node.presence.watch(&caller, contacts, add).await?;
+    node.contacts_changed(&caller.user);
     Ok(no_store(StatusCode::OK, &json!({ "status": "ok", "watching": watching })))
 }
 
@@ -88,7 +93,49 @@ pub(super) async fn blocklist(State(node): State<Arc<Node>>, request: Request) -
 pub(super) async fn status(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (caller, bytes) = caller_and_body(&node, request).await?;
     let contacts = parse::<ContactsBody>(&bytes)?.users();
-    let statuses = node.presence.status(&caller, contacts)?;
-    let statuses: Vec<Value> = statuses.iter().map(|(user, view)| view_body(user, view)).collect();
-    Ok(no_store(StatusCode::OK, &json!({ "statuses": statuses })))
+    Ok(no_store(StatusCode::OK, &json!({ "statuses": statuses(&node, &caller, contacts).await? })))
+}
+
+/// What the homes of these contacts say; those whose home is out of reach are as unavailable as strangers.
+async fn statuses(
+    node: &Node,
+    caller: &Caller,
+    contacts: Vec<NodeId>,
+) -> Result<Vec<Value>, Problem> {
+    #[derive(Deserialize)]
+    struct Statuses {
+        statuses: Vec<Value>,
+    }
+    let views = node.presence.status(caller, contacts)?;
+    let mut statuses: Vec<Value> = views.iter().map(|(user, view)| view_body(user, view)).collect();
+    let Ok(grant) = node.grant_of(caller) else { return Ok(statuses) };
+    if node.is_alone() {
+        return Ok(statuses);
+    }
+    let watched = node.presence.watchlist(&caller.user);
+    let mut away: Vec<(RelayId, Vec<NodeId>)> = Vec::new();
+    for (contact, _) in views {
+        let blocked = node.presence.is_blocked(&caller.user, &contact);
+        if blocked || !watched.contains(&contact) {
+            continue;
+        }
+        if let Ok(Some(Home::At(home))) = node.home_of_user(contact).await {
+            match away.iter_mut().find(|(known, _)| *known == home) {
+                Some((_, contacts)) => contacts.push(contact),
+                None => away.push((home, vec![contact])),
+            }
+        }
+    }
+    for (home, contacts) in away {
+        let body = json!({ "contacts": contacts });
+        let carried = Carried::post_value("/v1/homes/presence/status", &body)?;
+        let told = node.ask_for::<Statuses>(&home, &carried, Some(grant.clone())).await;
+        for view in told.map(|told| told.statuses).unwrap_or_default() {
+            let same = |known: &&mut Value| known["user_id"] == view["user_id"];
+            if let Some(known) = statuses.iter_mut().find(same) {
+                *known = view;
+            }
+        }
+    }
+    Ok(statuses)
 }

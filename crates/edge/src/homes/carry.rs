@@ -1,22 +1,24 @@
 //! A request on its way to its home, and the answer on its way back.
 
-use std::time::Duration;
-
 use axum::{
     body::{Body, HttpBody},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use relay_core::events::{PublishStatus, Published};
-use relay_node::{Node, homes::Answered};
-use relay_proto::{CallError, Code, EventId, Problem, RelayId, call::Json};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, value::RawValue};
-
-use super::PATIENCE;
+use relay_node::{
+    Node,
+    homes::{
+        Answered,
+        wire::{Answer, Carried, lost, problem_of},
+    },
+};
+use relay_proto::{CallError, EventId, Problem, RelayId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 /// Headers of a request that its home has to know.
 static REQUEST_HEADERS: [HeaderName; 4] =
@@ -37,173 +39,106 @@ const MAX_INLINE: u64 = 64 << 10;
 /// The most of an answer to a frame that is read.
 const MAX_FRAME_ANSWER: usize = 1 << 20;
 
-/// A request as its door took it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Carried {
-    pub method: String,
-    /// Path and query.
-    pub target: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<(String, String)>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<Json>,
+/// A request as it came over HTTP.
+///
+/// # Errors
+/// `invalid_request` where the body is no JSON.
+pub(crate) fn of(parts: &Parts, body: &Bytes) -> Result<Carried, Problem> {
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut carried = match std::str::from_utf8(body).map(str::trim) {
+        Ok("") => Carried::get(target),
+        Ok(text) => Carried::post(target, text)?,
+        Err(_) => return Err(Problem::invalid("malformed json")),
+    };
+    carried.method = parts.method.to_string();
+    for name in &REQUEST_HEADERS {
+        let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
+        carried.headers.extend(value.map(|value| (name.to_string(), value.to_owned())));
+    }
+    Ok(carried)
 }
 
-impl Carried {
-    pub fn get(target: String) -> Self {
-        Self { method: Method::GET.to_string(), target, headers: Vec::new(), body: None }
-    }
-
-    /// # Errors
-    /// `invalid_request` where the body is no JSON.
-    pub fn post(target: String, body: &str) -> Result<Self, Problem> {
-        let body = RawValue::from_string(body.to_owned())
-            .map_err(|_| Problem::invalid("malformed json"))?;
-        let method = Method::POST.to_string();
-        Ok(Self { method, target, headers: Vec::new(), body: Some(body) })
-    }
-
-    /// # Errors
-    /// As [`Self::post`].
-    pub fn of(parts: &Parts, body: &Bytes) -> Result<Self, Problem> {
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-        let mut carried = match std::str::from_utf8(body).map(str::trim) {
-            Ok("") => Self { method: parts.method.to_string(), ..Self::get(target) },
-            Ok(text) => Self { method: parts.method.to_string(), ..Self::post(target, text)? },
-            Err(_) => return Err(Problem::invalid("malformed json")),
-        };
-        for name in &REQUEST_HEADERS {
-            let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
-            carried.headers.extend(value.map(|value| (name.to_string(), value.to_owned())));
-        }
-        Ok(carried)
-    }
-
-    /// The same stream after a position of the home.
-    pub fn resumed_at(mut self, cursor: &str) -> Self {
-        self.headers.retain(|(name, _)| name != LAST_EVENT_ID.as_str());
-        self.headers.push((LAST_EVENT_ID.to_string(), cursor.to_owned()));
-        self
-    }
-
-    /// What it asks for, for logs and for relays that take only some.
-    fn operation(&self) -> &'static str {
-        let path = self.target.split('?').next().unwrap_or_default();
-        match (path.split('/').nth(2), self.method == Method::POST.as_str()) {
-            (Some("events"), true) if !path.ends_with("/stream") => "event.publish",
-            (Some("events"), _) => "event.read",
-            (_, true) => "lock.change",
-            _ => "lock.read",
-        }
-    }
-
-    /// How long the home may take.
-    fn patience(&self) -> Duration {
-        #[derive(Deserialize)]
-        struct Waiting {
-            #[serde(default)]
-            wait_ms: u64,
-        }
-        let waiting = self.body.as_ref().filter(|_| self.operation() == "lock.change");
-        let waiting: Option<Waiting> =
-            waiting.and_then(|body| serde_json::from_str(body.get()).ok());
-        PATIENCE.saturating_add(Duration::from_millis(waiting.map_or(0, |body| body.wait_ms)))
-    }
-
-    /// The request as this relay's own handlers read it.
-    ///
-    /// # Errors
-    /// `invalid_request`.
-    pub fn into_request(self) -> Result<axum::extract::Request, Problem> {
-        let mut request = http::Request::builder().method(self.method.as_str()).uri(&self.target);
-        for (name, value) in &self.headers {
-            if REQUEST_HEADERS.iter().any(|known| known == name.as_str()) {
-                request = request.header(name, value);
-            }
-        }
-        let body = self
-            .body
-            .map_or_else(Body::empty, |body| Body::from(String::from(Box::<str>::from(body))));
-        request.body(body).map_err(|_| Problem::invalid("the forwarded request cannot be read"))
-    }
+/// The same stream after a position of the home.
+pub(super) fn resumed_at(mut carried: Carried, cursor: &str) -> Carried {
+    carried.headers.retain(|(name, _)| name != LAST_EVENT_ID.as_str());
+    carried.headers.push((LAST_EVENT_ID.to_string(), cursor.to_owned()));
+    carried
 }
 
-/// An answer as the home's door gave it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    /// Absent where there is none, or it comes in pieces.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    body: Option<Json>,
+/// The request as this relay's own handlers read it.
+///
+/// # Errors
+/// `invalid_request`.
+pub(super) fn into_request(carried: Carried) -> Result<axum::extract::Request, Problem> {
+    let mut request = http::Request::builder().method(carried.method.as_str()).uri(&carried.target);
+    for (name, value) in &carried.headers {
+        if REQUEST_HEADERS.iter().any(|known| known == name.as_str()) {
+            request = request.header(name, value);
+        }
+    }
+    let body = carried
+        .body
+        .map_or_else(Body::empty, |body| Body::from(String::from(Box::<str>::from(body))));
+    request.body(body).map_err(|_| Problem::invalid("the forwarded request cannot be read"))
 }
 
-impl Answer {
-    /// What a handler answered, for the way back.
-    pub async fn carry(response: Response) -> Answered {
-        let (parts, body) = response.into_parts();
-        let value = |name: &HeaderName| {
-            let value = parts.headers.get(name)?.to_str().ok()?;
-            Some((name.to_string(), value.to_owned()))
-        };
-        let headers = ANSWER_HEADERS.iter().filter_map(value).collect();
-        let mut answer = Self { status: parts.status.as_u16(), headers, body: None };
-        let size = HttpBody::size_hint(&body).exact();
-        let mut stream = None;
-        match size {
-            Some(0) => {}
-            Some(size) if size <= MAX_INLINE && answer.is_json() => {
-                let bytes = body.collect().await.map_err(|_| lost())?.to_bytes();
-                let text = String::from_utf8(bytes.into()).map_err(|_| lost())?;
-                answer.body = Some(RawValue::from_string(text).map_err(|_| lost())?);
-            }
-            _ => {
-                let pieces = body.into_data_stream().map(|piece| {
-                    piece.map_err(|_| CallError::internal("the home's answer broke off"))
-                });
-                stream = Some(pieces.boxed());
-            }
+/// What a handler answered, for the way back.
+pub(super) async fn carry(response: Response) -> Answered {
+    let (parts, body) = response.into_parts();
+    let value = |name: &HeaderName| {
+        let value = parts.headers.get(name)?.to_str().ok()?;
+        Some((name.to_string(), value.to_owned()))
+    };
+    let headers = ANSWER_HEADERS.iter().filter_map(value).collect();
+    let mut answer = Answer { status: parts.status.as_u16(), headers, body: None };
+    let size = HttpBody::size_hint(&body).exact();
+    let mut stream = None;
+    match size {
+        Some(0) => {}
+        Some(size) if size <= MAX_INLINE && is_json(&answer) => {
+            let bytes = body.collect().await.map_err(|_| lost())?.to_bytes();
+            let text = String::from_utf8(bytes.into()).map_err(|_| lost())?;
+            answer.body = Some(RawValue::from_string(text).map_err(|_| lost())?);
         }
-        let answer = serde_json::value::to_raw_value(&answer).map_err(|_| lost())?;
-        Ok((answer, stream))
-    }
-
-    fn is_json(&self) -> bool {
-        let is_type = |name: &str| name == header::CONTENT_TYPE.as_str();
-        self.headers.iter().any(|(name, value)| is_type(name) && value.ends_with("json"))
-    }
-
-    fn into_response(self, body: Body) -> Result<Response, Problem> {
-        let mut response = Response::new(body);
-        *response.status_mut() = StatusCode::from_u16(self.status).map_err(|_| lost())?;
-        for (name, value) in self.headers {
-            let known = ANSWER_HEADERS.iter().find(|known| **known == name.as_str());
-            if let (Some(name), Ok(value)) = (known, HeaderValue::from_str(&value)) {
-                response.headers_mut().insert(name, value);
-            }
+        _ => {
+            let pieces = body
+                .into_data_stream()
+                .map(|piece| piece.map_err(|_| CallError::internal("the home's answer broke off")));
+            stream = Some(pieces.boxed());
         }
-        Ok(response)
     }
+    let answer = serde_json::value::to_raw_value(&answer).map_err(|_| lost())?;
+    Ok((answer, stream))
 }
 
-fn lost() -> Problem {
-    Problem::new(Code::InternalError, "the home's answer cannot be read")
+fn is_json(answer: &Answer) -> bool {
+    let is_type = |name: &str| name == header::CONTENT_TYPE.as_str();
+    answer.headers.iter().any(|(name, value)| is_type(name) && value.ends_with("json"))
+}
+
+fn into_response(answer: Answer, body: Body) -> Result<Response, Problem> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|_| lost())?;
+    for (name, value) in answer.headers {
+        let known = ANSWER_HEADERS.iter().find(|known| **known == name.as_str());
+        if let (Some(name), Ok(value)) = (known, HeaderValue::from_str(&value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
 }
 
 /// Asks the home and gives its answer as it is.
 ///
 /// # Errors
 /// As [`Node::forward`]: where there was none.
-pub(super) async fn exchange(
+pub(crate) async fn exchange(
     node: &Node,
     home: &RelayId,
     carried: &Carried,
     grant: Option<String>,
 ) -> Result<Response, Problem> {
-    let request = serde_json::value::to_raw_value(carried).map_err(|_| lost())?;
-    let (answer, stream) =
-        node.forward(home, carried.operation(), request, grant, carried.patience()).await?;
-    let mut answer: Answer = serde_json::from_str(answer.get()).map_err(|_| lost())?;
+    let (mut answer, stream) = node.ask(home, carried, grant).await?;
     let body = match (answer.body.take(), stream) {
         (Some(body), _) => Body::from(String::from(Box::<str>::from(body))),
         (None, Some(stream)) => Body::from_stream(
@@ -211,7 +146,7 @@ pub(super) async fn exchange(
         ),
         (None, None) => Body::empty(),
     };
-    answer.into_response(body)
+    into_response(answer, body)
 }
 
 /// The answer for a frame.
@@ -226,20 +161,9 @@ pub(crate) async fn frame_answer(response: Response) -> Result<Box<RawValue>, Pr
         .map_err(|_| lost())?
         .to_bytes();
     if !parts.status.is_success() {
-        return Err(problem(serde_json::from_slice(&bytes).unwrap_or_default()));
+        return Err(problem_of(serde_json::from_slice(&bytes).unwrap_or_default()));
     }
     serde_json::from_slice(&bytes).map_err(|_| lost())
-}
-
-/// The problem of a home in its members.
-pub(super) fn problem(mut members: Map<String, Value>) -> Problem {
-    let mut take = |name| members.remove(name)?.as_str().map(str::to_owned);
-    let code = take("code").and_then(|code| Code::parse(&code)).unwrap_or(Code::InternalError);
-    let message = take("message").unwrap_or_else(|| "the home refused".to_owned());
-    for standard in ["type", "title", "status", "detail", "id"] {
-        members.remove(standard);
-    }
-    Problem { code, message, extra: members }
 }
 
 /// One outcome of a batch, as the home tells it.
@@ -293,7 +217,7 @@ fn outcome(result: &RawValue) -> Result<Published, Problem> {
         ("stored", (Some(seq), latest)) => PublishStatus::Stored { seq, latest },
         ("duplicate", (Some(seq), latest)) => PublishStatus::Duplicate { seq, latest },
         ("relayed", _) => PublishStatus::Relayed,
-        _ => return Err(problem(serde_json::from_str(result.get()).unwrap_or_default())),
+        _ => return Err(problem_of(serde_json::from_str(result.get()).unwrap_or_default())),
     };
     Ok(Published { id: found.id.ok_or_else(lost)?, status })
 }

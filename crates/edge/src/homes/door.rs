@@ -14,15 +14,15 @@ use relay_node::{
 use relay_proto::{Problem, RelayId, auth::verify_grant};
 use tower::ServiceExt;
 
-use super::{Known, carry};
+use super::{Carried, Known, carry};
 use crate::{
     auth::{Caller, Proof},
-    routes, sse,
+    chat, routes, sse,
 };
 
 /// Marks a request that another relay forwarded.
 #[derive(Debug, Clone)]
-pub(crate) struct FromRelay;
+pub(crate) struct FromRelay(pub RelayId);
 
 /// What relays may forward, and who is asking there.
 pub(crate) struct HomeDoor {
@@ -35,6 +35,8 @@ impl HomeDoor {
     pub fn new(node: Arc<Node>) -> Self {
         let router = routes::homed(node.clone())
             .route("/v1/events/stream", post(sse::forwarded_events))
+            .merge(chat::of_users(&node))
+            .merge(chat::homes::routes())
             .with_state(node.clone());
         Self { node, router }
     }
@@ -52,24 +54,25 @@ impl Door for HomeDoor {
                 Ok(response) => response,
                 Err(never) => match never {},
             };
-            carry::Answer::carry(response).await
+            carry::carry(response).await
         })
     }
 }
 
 /// The request with the caller that its grant proves.
 fn request(node: &Node, from: &RelayId, forward: Forward) -> Result<Request<Body>, Problem> {
-    let carried: carry::Carried = serde_json::from_str(forward.request.get())
+    let carried: Carried = serde_json::from_str(forward.request.get())
         .map_err(|_| Problem::invalid("the forwarded request cannot be read"))?;
     let caller = match &forward.grant {
         None => Caller { principal: Principal::Anonymous, proof: Proof::None },
         Some(grant) => {
             let claims = verify_grant(grant, from.as_str(), super::now_ms(node))?;
-            Caller { principal: Principal::Key(claims.user_id), proof: Proof::Grant }
+            let proof = Proof::Grant { device: claims.device_id, relay: from.clone() };
+            Caller { principal: Principal::Key(claims.user_id), proof }
         }
     };
-    let mut request = carried.into_request()?;
-    request.extensions_mut().insert(FromRelay);
+    let mut request = carry::into_request(carried)?;
+    request.extensions_mut().insert(FromRelay(from.clone()));
     request.extensions_mut().insert(Known(caller));
     Ok(request)
 }

@@ -4,22 +4,23 @@
 //! asked for again after the last cursor that was passed on, so that nothing is missed and nothing comes
 //! twice; an event of which only a part came is thrown away with the broken stream.
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{body::Body, http::header, response::Response};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt, stream::BoxStream};
-use relay_node::Node;
+use relay_node::{
+    Node,
+    homes::sse::{Event, Parser},
+};
 use relay_proto::{Code, Problem, RelayId, frame::encode};
 
-use super::{Speaker, carry, carry::Carried, refused};
+use super::{Carried, Speaker, carry, refused};
 use crate::held::{self, Held};
 
 /// The first wait before the home is asked again; doubles up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// The longest event of a stream: one that is longer breaks it.
-const MAX_EVENT: usize = 4 << 20;
 
 /// What comes next.
 pub(crate) enum Piece {
@@ -31,19 +32,6 @@ pub(crate) enum Piece {
     Refused(Problem),
     /// The home does not go on with it. The last piece.
     Ended { problem: Problem, cursor: Option<String> },
-}
-
-/// One server-sent event.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Event {
-    /// The frame's `t`.
-    pub t: String,
-    /// The home's cursor behind it.
-    pub id: Option<String>,
-    /// The frame.
-    pub data: String,
-    /// Whether it came after the way had broken and the stream was asked for again.
-    pub resumed: bool,
 }
 
 /// A stream of a home.
@@ -104,7 +92,7 @@ impl Tail {
 
     fn ask(&self) -> impl Future<Output = Result<Response, Problem>> + Send + use<> {
         let asked = match &self.cursor {
-            Some(cursor) => self.asked.clone().resumed_at(cursor),
+            Some(cursor) => carry::resumed_at(self.asked.clone(), cursor),
             None => self.asked.clone(),
         };
         let (node, home) = (self.node.clone(), self.home.clone());
@@ -176,7 +164,7 @@ impl Tail {
                 return None;
             }
             Ok(response) => match carry::frame_answer(response).await {
-                Err(problem) => problem,
+                Err(problem) => self.speaker.told(&self.node, problem),
                 Ok(_) => return Some(Piece::Quiet),
             },
             Err(problem) => problem,
@@ -233,90 +221,5 @@ impl Tail {
             .body(Body::from_stream(chunks));
         let lost = |_| refused(Problem::new(Code::InternalError, "no answer could be made"));
         answer.unwrap_or_else(lost)
-    }
-}
-
-impl Event {
-    fn encode(&self) -> String {
-        let id = self.id.as_ref().map(|id| format!("id: {id}\n")).unwrap_or_default();
-        format!("{id}event: {}\ndata: {}\n\n", self.t, self.data)
-    }
-}
-
-/// Takes a stream of bytes apart into events.
-#[derive(Default)]
-struct Parser {
-    /// What is not yet a whole event.
-    buffer: BytesMut,
-    /// Where to go on looking for its end.
-    looked: usize,
-    whole: VecDeque<Bytes>,
-}
-
-impl Parser {
-    /// Takes more bytes; false when an event is too long.
-    fn add(&mut self, bytes: &[u8]) -> bool {
-        self.buffer.extend_from_slice(bytes);
-        loop {
-            let found = self.buffer[self.looked..].windows(2).position(|pair| pair == b"\n\n");
-            let Some(at) = found else { break };
-            let whole = self.buffer.split_to(self.looked + at + 2).freeze();
-            self.whole.push_back(whole);
-            self.looked = 0;
-        }
-        self.looked = self.buffer.len().saturating_sub(1);
-        self.buffer.len() <= MAX_EVENT
-    }
-
-    /// The next event; `Some(None)` for a comment.
-    fn next(&mut self) -> Option<Option<Event>> {
-        let whole = self.whole.pop_front()?;
-        let text = String::from_utf8_lossy(&whole);
-        let mut event = Event::default();
-        for line in text.lines() {
-            match line.split_once(": ") {
-                Some(("id", id)) => event.id = Some(id.to_owned()),
-                Some(("event", t)) => event.t = t.to_owned(),
-                Some(("data", data)) => event.data = data.to_owned(),
-                _ => {}
-            }
-        }
-        Some((!event.data.is_empty()).then_some(event))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(n: usize) -> Event {
-        let id = n.is_multiple_of(2).then(|| format!("c{n}"));
-        let data = format!("{{\"n\":{n},\"text\":\"a: b\"}}");
-        Event { t: "stream.event".into(), id, data, resumed: false }
-    }
-
-    #[test]
-    fn events_are_found_wherever_the_bytes_are_cut() {
-        let events: Vec<Event> = (0..9).map(event).collect();
-        let text: String = events.iter().map(Event::encode).collect();
-        for size in 1..=text.len() {
-            let (mut parser, mut found) = (Parser::default(), Vec::new());
-            for part in text.as_bytes().chunks(size) {
-                assert!(parser.add(part));
-                while let Some(next) = parser.next() {
-                    found.extend(next);
-                }
-            }
-            assert_eq!(found, events, "pieces of {size}");
-        }
-    }
-
-    #[test]
-    fn comments_are_no_events_and_long_ones_end_the_stream() {
-        let mut parser = Parser::default();
-        assert!(parser.add(b": ping\n\nid: 1\nevent: stream.live\nda"));
-        assert_eq!(parser.next(), Some(None));
-        assert_eq!(parser.next(), None);
-        assert!(!parser.add(&vec![b'x'; MAX_EVENT + 1]));
     }
 }

@@ -47,7 +47,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "/v1/conversations/commit",
         "A commit with its welcomes, GroupInfo and members, all or nothing",
     ),
+    asks("/v1/conversations/rejoin_request", "Ask members to add the device again"),
     asks("/v1/inbox", "One frame: conv.send, conv.commit or conv.ack"),
+    asks("/v1/inbox/ack", "Note how far the device has read its inbox"),
     asks("/v1/keypackages", "Hand in KeyPackages of the caller's device"),
     asks("/v1/keypackages/fetch", "Take KeyPackages of a user, each once, ever"),
     asks("/v1/keypackages/rotate", "Revoke the device's KeyPackages and hand in others"),
@@ -70,6 +72,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
     looks("/v1/users", "Users, for admins", PAGE),
     looks("/v1/users/{user}", "What the relay has of a user, for admins", &[]),
     asks("/v1/users/purge", "End a user's sessions and delete what is theirs, for admins"),
+    looks("/v1/push", "Whether the relay pushes, and where the device is pushed to", &[]),
+    Operation {
+        method: "put",
+        body: Some("Object"),
+        ..looks("/v1/push", "Push to the device while it is not connected", &[])
+    },
+    Operation { method: "delete", ..looks("/v1/push", "Push to it no longer", &[]) },
     Operation {
         method: "put",
         body: Some("Object"),

@@ -326,7 +326,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "federation",
         "/v1/gateways/resolve",
         "Where a relay is, and which key it has",
-        &[("gateway_id", "its name")],
+        &[("gateway_id", "its name"), ("node_id", "or its key, which gives its name")],
         &[(200, "Object")],
     ),
     get("federation", "/federate", "A link between relays", &[], &[(101, "")]),
@@ -537,6 +537,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "/v1/social/waiting",
         "What waits for approval; for admins",
         &[("after", "a `seq`")],
+        &[(200, "Object")],
+    ),
+    get(
+        "social",
+        "/v1/social/usage",
+        "How much identities hold and may hold; for admins",
+        &[("system", "one identity; else those that hold most")],
         &[(200, "Object")],
     ),
     get(

@@ -124,6 +124,39 @@ pub(crate) async fn waiting(State(node): State<Arc<Node>>, request: Request) -> 
     Ok(no_store(StatusCode::OK, &json!({ "items": items? })))
 }
 
+/// `GET /v1/social/usage?system=`: how much one identity holds, or those that hold most; and how much they may.
+pub(crate) async fn usage(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (_, parts, _) = admin(&node, request).await?;
+    let params = Params::parse(parts.uri.query())?;
+    let one = params.get("system").map(system).transpose()?;
+    let found = node.social.usage(one, PAGE).await?;
+    let config = node.social.config();
+    let items: Vec<Value> = found
+        .into_iter()
+        .map(|usage| {
+            json!({
+                "system": usage.system.to_string(),
+                "handle": usage.handle,
+                "processes": usage.processes,
+                "events": usage.events,
+                "bytes": usage.bytes,
+                "bytes_limit": config.identity_bytes,
+            })
+        })
+        .collect();
+    let (systems, events, waiting) = node.social.totals().await?;
+    let answer = json!({
+        "items": items,
+        "totals": { "systems": systems, "events": events, "waiting": waiting },
+        "limits": {
+            "identity_bytes": config.identity_bytes,
+            "identity_events_per_sec": config.identity_rate.map(|rate| rate.per_sec),
+            "address_events_per_sec": config.address_rate.map(|rate| rate.per_sec),
+        },
+    });
+    Ok(no_store(StatusCode::OK, &answer))
+}
+
 /// `POST /v1/social/moderate`.
 pub(crate) async fn moderate(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (caller, _, bytes) = admin(&node, request).await?;

@@ -35,13 +35,13 @@ const MAX_REQUESTS: usize = 1_024;
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// Time for the last frames to leave.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// After so long without a frame the other side is asked for a sign of life.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Unanswered pings after which the connection counts as dead.
 const MAX_UNANSWERED: u32 = 2;
 
 /// The close code for those who may not (any longer) be here.
 const POLICY: u16 = 1008;
+/// The close code for those who speak another protocol.
+const PROTOCOL: u16 = 1002;
 
 /// The state of one socket.
 pub(super) struct Connection {
@@ -106,8 +106,12 @@ impl Connection {
     pub fn new(node: Arc<Node>, socket: WebSocket, client: Client) -> Self {
         node.metrics.connections.fetch_add(1, Ordering::Relaxed);
         let Client { caller, grant, address, label, place } = client;
-        let speaker = caller.session().ok().map(|session| node.chat_caller(session));
-        let this = Self {
+        let speaker = caller.session().ok();
+        let speaker = speaker.map(|session| conv::Caller {
+            grant: grant.clone(),
+            ..node.chat_caller(session)
+        });
+        let mut this = Self {
             subscriptions: Subscriptions::new(node.clone()),
             held: Held::of(&node, &caller),
             social: SocialWatch::default(),
@@ -136,7 +140,7 @@ impl Connection {
 
     /// Speaks for another session from now on.
     pub fn speak_for(&mut self, session: Arc<LiveSession>) {
-        self.hush();
+        self.subscriptions.hush();
         self.principal = Principal::Key(session.user());
         self.speaker = Some(self.node.chat_caller(&session));
         self.grant = session.grant();
@@ -145,15 +149,9 @@ impl Connection {
     }
 
     /// Hears of the presence of those whom the speaker may see.
-    fn listen(&self) {
+    fn listen(&mut self) {
         if let Some(speaker) = &self.speaker {
-            self.node.presence.connect(speaker.user, &self.subscriptions.outbox);
-        }
-    }
-
-    fn hush(&self) {
-        if let Some(speaker) = &self.speaker {
-            self.node.presence.disconnect(&speaker.user, &self.subscriptions.outbox);
+            self.subscriptions.listen(speaker);
         }
     }
 
@@ -172,7 +170,6 @@ impl Connection {
             let frame = CloseFrame { code, reason: reason.into() };
             let _ = Box::pin(tokio::time::timeout(FAREWELL, self.farewell(frame))).await;
         }
-        self.hush();
         Box::pin(self.subscriptions.leave_all()).await;
         self.node.metrics.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -194,8 +191,11 @@ impl Connection {
         let outbox = self.subscriptions.outbox.clone();
         // Made once: to make and drop them on each wake-up is much of what a small one costs.
         let mut stopped = pin!(stop.cancelled());
-        let mut ping = pin!(tokio::time::sleep(PING_INTERVAL));
+        // The first frame of whoever has no session yet is waited for less long.
+        let first = if self.held.is_some() { self.ping_interval() } else { self.first_frame() };
+        let mut ping = pin!(tokio::time::sleep(first));
         let mut heard_at = Instant::now();
+        let mut heard = self.held.is_some();
         loop {
             let wake = tokio::select! {
                 biased;
@@ -226,6 +226,12 @@ impl Connection {
                 }
                 Wake::Frame(message) => {
                     heard_at = Instant::now();
+                    if !std::mem::replace(&mut heard, true) {
+                        ping.as_mut().reset(heard_at + self.ping_interval());
+                        if matches!(message, Some(Ok(Message::Binary(_)))) {
+                            return Err(End::Close(PROTOCOL, "frames are text".into()));
+                        }
+                    }
                     self.unanswered_pings = 0;
                     Box::pin(self.take_frames(message)).await?;
                 }
@@ -238,18 +244,30 @@ impl Connection {
                     self.flush().await?;
                 }
                 Wake::Page(page) => Box::pin(self.take_page(page)).await?,
+                Wake::Ping if !heard => {
+                    return Err(End::Close(POLICY, "no frame came".into()));
+                }
                 Wake::Ping => {
                     let now = Instant::now();
-                    let due = heard_at + PING_INTERVAL;
+                    let interval = self.ping_interval();
+                    let due = heard_at + interval;
                     if now < due {
                         ping.as_mut().reset(due);
                     } else {
-                        ping.as_mut().reset(now + PING_INTERVAL);
+                        ping.as_mut().reset(now + interval);
                         Box::pin(self.ping()).await?;
                     }
                 }
             }
         }
+    }
+
+    fn ping_interval(&self) -> Duration {
+        self.node.live().chat.ping_interval
+    }
+
+    fn first_frame(&self) -> Duration {
+        self.node.live().chat.first_frame_within
     }
 
     /// The relay stops: what was published and is under way is still answered.

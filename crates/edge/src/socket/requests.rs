@@ -38,7 +38,7 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
         "stream.subscribe" => {
             let asked: Subscribe = frame.body()?;
             if let Some(home) = homes::home_of_filters(&on.node, &asked.filters)? {
-                let carried = Carried::post("/v1/events/stream".into(), frame.body)?;
+                let carried = Carried::post("/v1/events/stream", frame.body)?;
                 let tail = Tail::new(on.node.clone(), home, carried, on.asker());
                 let id = frame.id.as_deref().map(str::to_owned);
                 on.subscriptions.follow(asked.sub, id, tail).await?;
@@ -71,7 +71,7 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
         "lock.watch" => {
             locks::need_key(&on.principal)?;
             let asked: WatchLock = frame.body()?;
-            if let Some((home, carried, _)) =
+            if let Some((home, carried)) =
                 homes::lock_frame(&on.node, &on.asker(), "lock.watch", frame.body)?
             {
                 let name = asked.name();
@@ -90,6 +90,9 @@ pub(super) async fn handle(on: &mut Connection, frame: &Frame<'_>) -> Result<Rep
         }
         other => {
             if let Some(reply) = chat::handle(on, frame) {
+                return reply;
+            }
+            if let Some(reply) = chat::of_user(on, frame).await {
                 return reply;
             }
             let area = other.split('.').next().unwrap_or_default();
@@ -119,12 +122,11 @@ where
     locks::need_key(&on.principal)?;
     let body: B = frame.body()?;
     let id = frame.id.as_deref().map(str::to_owned);
-    if let Some((home, carried, grant)) =
-        homes::lock_frame(&on.node, &on.asker(), &frame.t, frame.body)?
-    {
+    let asker = on.asker();
+    if let Some((home, carried)) = homes::lock_frame(&on.node, &asker, &frame.t, frame.body)? {
         let node = on.node.clone();
         return Ok(Reply::Later(Box::pin(async move {
-            Some(match homes::answer_frame(&node, &home, &carried, grant).await {
+            Some(match homes::answer_frame(&node, &home, &carried, &asker).await {
                 Ok(answer) => encode(t, id.as_deref(), &answer),
                 Err(problem) => encode_error(id.as_deref(), &problem),
             })

@@ -49,10 +49,7 @@ async fn take(on: &mut Connection, frame: &Frame<'_>, started: Result<Started, P
     match started {
         Ok(started) => {
             on.speak_for(started.session.clone());
-            match sessions::ready(&on.node, &started).await {
-                Ok(ready) => Reply::Now(encode("session.ready", id, &ready)),
-                Err(problem) => Reply::Last(encode_error(id, &problem)),
-            }
+            Reply::Now(encode("session.ready", id, &sessions::ready(&on.node, &started).await))
         }
         Err(problem) => {
             on.node.audit.refused(&on.address.to_string(), "authenticate", "socket", &problem);

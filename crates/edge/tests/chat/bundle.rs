@@ -42,6 +42,8 @@ impl Scene {
             assert_eq!(published["available"], 1, "{published}");
             bobs.push(bob);
         }
+        // Packages of the profile are for contacts.
+        bobs[0].ok(&house, "/v1/presence/watch", json!({ "contacts": [alice.id()] })).await;
         let conv = URL_SAFE_NO_PAD.encode(GROUP);
         let room = json!({ "conv_id": conv, "profile": "relay-mls/1", "kind": "room" });
         alice.ok(&house, "/v1/rooms/create", room).await;

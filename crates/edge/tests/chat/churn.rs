@@ -68,7 +68,7 @@ async fn a_room_of_a_thousand_hears_everything_in_order() {
     let number = |variable: &str, default: u64| -> u64 {
         std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
     };
-    let seconds = number("RELAY_ROOM_SECONDS", 2);
+    let seconds = number("RELAY_ROOM_SECONDS", 60);
     let listening = number("RELAY_ROOM_LISTENERS", 200) as usize;
     let messages = seconds * 100;
     let house = House::open(FREE).await;

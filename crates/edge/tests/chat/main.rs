@@ -6,13 +6,16 @@ mod blobs;
 mod bundle;
 mod churn;
 mod conversations;
+mod homes;
 mod key_packages;
 mod lists;
 mod person;
 mod presence;
 mod proxy;
+mod push;
 mod retention;
 mod rooms;
+mod silence;
 mod sse;
 #[path = "../support/mod.rs"]
 mod support;

@@ -5,9 +5,8 @@ use serde_json::json;
 
 use crate::{
     event,
-    sse::Sse,
     streams::subscribe,
-    support::{House, key},
+    support::{House, key, sse::Sse},
 };
 
 const EVENTS: usize = 600;

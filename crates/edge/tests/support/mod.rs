@@ -3,7 +3,10 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
-use std::{sync::Arc, time::Duration};
+pub mod pair;
+pub mod sse;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use relay_client::{Client, ClientBuilder};
@@ -51,6 +54,14 @@ impl House {
         Self::open_named(dir, id, config).await
     }
 
+    /// [`Self::reopen_as`], where it listened before.
+    pub async fn reopen_at_address(self, id: &str, config: &str) -> Self {
+        let Self { node, doors, dir } = self;
+        let address = doors.http[0];
+        stop(node, doors).await;
+        Self::open_at(dir, id, config, address).await
+    }
+
     pub async fn close(self) {
         stop(self.node, self.doors).await;
     }
@@ -60,10 +71,14 @@ impl House {
     }
 
     async fn open_named(dir: tempfile::TempDir, id: &str, config: &str) -> Self {
+        Self::open_at(dir, id, config, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    async fn open_at(dir: tempfile::TempDir, id: &str, config: &str, at: SocketAddr) -> Self {
         // The second install of a process says no; the first one holds.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let base = format!(
-            "[node]\nid = \"{id}\"\ndata_dir = {:?}\n[listen]\nhttp = [\"127.0.0.1:0\"]\nsocket = {:?}\n",
+            "[node]\nid = \"{id}\"\ndata_dir = {:?}\n[listen]\nhttp = [\"{at}\"]\nsocket = {:?}\n",
             dir.path().display().to_string(),
             dir.path().join("relay.sock").display().to_string(),
         );
@@ -110,16 +125,7 @@ impl House {
         headers: &[(&str, &str)],
         body: &str,
     ) -> impl Future<Output = Raw> + use<> {
-        let addr = self.doors.http[0];
-        let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\ncontent-length: {}\r\n",
-            body.len()
-        );
-        for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-        request.push_str("\r\n");
-        request.push_str(body);
+        let (addr, request) = self.request(method, path, headers, body);
         async move {
             let exchange = async {
                 let mut stream = TcpStream::connect(addr).await.unwrap();
@@ -130,6 +136,47 @@ impl House {
             };
             tokio::time::timeout(PATIENCE, exchange).await.unwrap()
         }
+    }
+
+    /// As [`Self::send`], to a relay that may stop meanwhile.
+    pub fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> impl Future<Output = Option<Raw>> + Send + use<> {
+        let (addr, request) = self.request(method, path, headers, body);
+        async move {
+            let exchange = async {
+                let mut stream = TcpStream::connect(addr).await.ok()?;
+                stream.write_all(request.as_bytes()).await.ok()?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.ok()?;
+                answer.contains("\r\n\r\n").then(|| Raw::parse(&answer))
+            };
+            tokio::time::timeout(PATIENCE, exchange).await.unwrap()
+        }
+    }
+
+    fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (SocketAddr, String) {
+        let addr = self.doors.http[0];
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\ncontent-length: {}\r\n",
+            body.len()
+        );
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str("\r\n");
+        request.push_str(body);
+        (addr, request)
     }
 
     pub async fn socket(&self, headers: &[(&'static str, String)]) -> Socket {
@@ -200,6 +247,10 @@ pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 impl Socket {
     pub async fn send(&mut self, text: &str) {
         self.0.send(tungstenite::Message::text(text)).await.unwrap();
+    }
+
+    pub async fn send_binary(&mut self, bytes: &[u8]) {
+        self.0.send(tungstenite::Message::binary(bytes.to_vec())).await.unwrap();
     }
 
     /// The next frame.

@@ -333,7 +333,7 @@ impl Shared {
             in_use.ended(outcome(&answered));
             return classify(answered);
         };
-        let message = Routed { to: step.to, ..routed.clone() }.message(left);
+        let message = routed.message(step.to.as_ref(), left);
         match link.request(message, body).await {
             Ok(mut answered) => {
                 in_use.ended(outcome(&answered));

@@ -80,7 +80,7 @@ impl Shared {
         };
         let rtt_us = link.stats().rtt.map(micros);
         let mine = ExplainStep { node: self.config.relay.clone(), says, rpc_code: None, rtt_us };
-        let message = Routed { to: step.to, ..routed.clone() }.message(routed.patience);
+        let message = routed.message(step.to.as_ref(), routed.patience);
         let mut rest = match link.request(message, None).await {
             Ok(answered) => read(&answered, &link.peer().relay),
             Err(error) => link_failed(&error, &link.peer().relay),

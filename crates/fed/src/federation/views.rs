@@ -253,6 +253,25 @@ impl Federation {
         peers
     }
 
+    /// The relay that proved a key: this one, one that is linked here, or one that is attached to a hub.
+    pub fn relay_of_key(&self, key: &NodeId) -> Option<RelayId> {
+        if self.shared.config.key.node_id() == *key {
+            return Some(self.shared.config.relay.clone());
+        }
+        let state = self.shared.lock();
+        let mut linked = state.links.values().map(|linked| linked.link.peer());
+        let linked = linked.find(|peer| peer.key == *key);
+        linked.map(|peer| peer.relay.clone()).or_else(|| {
+            let mut homes = state.registry.all_homes().map(|claim| &claim.attachment);
+            homes.find(|home| home.key == *key).map(|home| home.home.clone())
+        })
+    }
+
+    /// The names of the services that this node tells of.
+    pub fn offered(&self) -> Vec<ServiceName> {
+        self.shared.local.services().into_iter().map(|record| record.service_name).collect()
+    }
+
     /// Forgets a peer hub and closes its links; whether there was one. Dialling it again is up to
     /// whoever dials.
     pub fn drop_peer(&self, id: &RelayId) -> bool {

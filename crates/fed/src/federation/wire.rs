@@ -179,8 +179,8 @@ impl Routed {
         })
     }
 
-    /// The message for the next hop, which has `left` of the caller's patience.
-    pub fn message(&self, left: Duration) -> Message {
+    /// The message for the next hop on the way to `to`, which has `left` of the caller's patience.
+    pub fn message(&self, to: Option<&NodeAddress>, left: Duration) -> Message {
         let mut message = Message::new(MessageType::Request);
         match &self.kind {
             Kind::Call { service, method, request, data } => {
@@ -195,7 +195,7 @@ impl Routed {
             }
         }
         message.source_node = self.header.source.clone();
-        message.destination_node = self.to.as_ref().map(|to| NodeRef {
+        message.destination_node = to.map(|to| NodeRef {
             // The hub knows which it is; who reads this wants the id.
             node_type: if to.hub.is_some() { NodeType::Home } else { NodeType::Main },
             id: to.relay.clone(),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
 use relay_proto::{
-    Code, Problem,
+    Code, NodeId, Problem, RelayId,
     link::handshake::{AuthMethod, Claim},
 };
 use rustls_pki_types::CertificateDer;
@@ -93,4 +93,12 @@ pub trait Admission: Send + Sync {
         claim: &'a Claim,
         arrival: &'a Arrival,
     ) -> BoxFuture<'a, Result<Admitted, Refusal>>;
+
+    /// Whether a relay that this one dialled, and that proved its key, may have its name.
+    ///
+    /// # Errors
+    /// Where the name is bound to another key.
+    fn check_dialled(&self, _relay: &RelayId, _key: &NodeId) -> Result<(), Refusal> {
+        Ok(())
+    }
 }

@@ -1,6 +1,9 @@
 //! The handshake over a socket, from either side, and what is told when it fails.
 
-use std::io;
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use relay_proto::{
@@ -69,8 +72,10 @@ impl ShakeError {
 #[derive(Debug)]
 pub struct Shaken {
     pub peer: Proven,
-    pub heartbeat: std::time::Duration,
+    pub heartbeat: Duration,
     pub main_relay: Option<RelayId>,
+    /// From this side's `hello` or its proof to what the other side answered it with.
+    pub rtt: Duration,
 }
 
 impl Shaken {
@@ -94,7 +99,9 @@ pub async fn initiate(
     let steps = async {
         let initiator = Initiator::new(identity, offer, &nonce()?);
         write(socket, encoding, &initiator.hello()).await?;
+        let asked = Instant::now();
         let hello = read(socket, encoding).await?;
+        let rtt = asked.elapsed();
         let (authenticating, auth) = initiator.on_hello(&hello, expected, credentials)?;
         write(socket, encoding, &auth).await?;
         let welcome = authenticating.on_welcome(&read(socket, encoding).await?)?;
@@ -102,6 +109,7 @@ pub async fn initiate(
             peer: welcome.peer,
             heartbeat: welcome.heartbeat,
             main_relay: welcome.main_relay,
+            rtt,
         };
         Ok(relaxed)
     };
@@ -115,7 +123,7 @@ pub async fn initiate(
 pub struct Accepting<'a> {
     pub identity: &'a Identity,
     pub offer: Offer,
-    pub heartbeat: std::time::Duration,
+    pub heartbeat: Duration,
     pub admission: &'a dyn Admission,
     pub arrival: &'a Arrival,
 }
@@ -134,7 +142,10 @@ pub async fn accept(
         let acceptor = Acceptor::new(identity, *offer, admission.methods(), nonce()?);
         let (answered, hello) = acceptor.on_hello(&read(socket, encoding).await?)?;
         write(socket, encoding, &hello).await?;
-        let claim = answered.on_auth(&read(socket, encoding).await?)?;
+        let asked = Instant::now();
+        let auth = read(socket, encoding).await?;
+        let rtt = asked.elapsed();
+        let claim = answered.on_auth(&auth)?;
         let admitted = admission
             .admit(&claim, arrival)
             .await
@@ -142,7 +153,7 @@ pub async fn accept(
         let main_relay = (identity.node_type == NodeType::Main).then(|| identity.relay.clone());
         let secret = admitted.secret.as_ref().map(|secret| secret.as_slice());
         write(socket, encoding, &claim.welcome(*heartbeat, main_relay.clone(), secret)).await?;
-        Ok(Shaken { peer: claim.peer, heartbeat: *heartbeat, main_relay })
+        Ok(Shaken { peer: claim.peer, heartbeat: *heartbeat, main_relay, rtt })
     };
     let shaken =
         tokio::time::timeout(HANDSHAKE_TIMEOUT, steps).await.unwrap_or(Err(ShakeError::Timeout));
@@ -171,7 +182,7 @@ pub(super) async fn refuse(socket: &mut impl Socket, encoding: Encoding, problem
         let reason = if reason.len() > 120 { problem.code.to_string() } else { reason };
         send(socket, Packet::Close(close_code(problem.code), reason)).await
     };
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), telling).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), telling).await;
 }
 
 async fn write(socket: &mut impl Socket, encoding: Encoding, message: &Message) -> io::Result<()> {

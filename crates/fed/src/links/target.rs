@@ -75,6 +75,8 @@ pub struct Status {
     pub url: Option<String>,
     /// Unix milliseconds.
     pub since_ms: Option<u64>,
+    /// From the dial to the link in use.
+    pub dialled_in_ms: Option<u64>,
     /// The key that the hub in use has shown, for pinning.
     pub key: Option<NodeId>,
     /// Links that came into use after the first.
@@ -136,6 +138,7 @@ enum Done {
         socket: Box<Dialled>,
         encoding: Encoding,
         shaken: Shaken,
+        took: Duration,
     },
     Failed {
         hub: usize,
@@ -183,6 +186,8 @@ impl Failure {
 
 struct Up {
     handle: Handle,
+    /// The dial and the handshake.
+    took: Duration,
     relay: RelayId,
     key: NodeId,
     /// What the hub's `goaway` asked for.
@@ -204,10 +209,7 @@ struct Keeper {
 impl Keeper {
     async fn run(mut self, stop: CancellationToken, hurry: Arc<tokio::sync::Notify>) {
         loop {
-            let now = self.now();
-            for action in self.dialer.act(now) {
-                self.carry_out(action);
-            }
+            self.act();
             let wake = self.dialer.wake_at().map(|at| self.started + at);
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -223,15 +225,27 @@ impl Keeper {
         self.started.elapsed()
     }
 
+    fn act(&mut self) {
+        for action in self.dialer.act(self.now()) {
+            self.carry_out(action);
+        }
+        // The application uses the first link that it is told of, so spares come after.
+        if self.dialer.active().is_some() {
+            self.up.values().for_each(|up| up.handle.tell_up());
+        }
+    }
+
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Dial { hub, standby } => {
                 let (links, target) = (self.links.clone(), Arc::clone(&self.target));
+                let began = Instant::now();
                 self.work.spawn(async move {
                     let Some(at) = target.hubs.get(hub) else { return Done::Nothing };
                     match Box::pin(link_to(&links, at, standby)).await {
                         Ok((socket, encoding, shaken)) => {
-                            Done::Linked { hub, socket: Box::new(socket), encoding, shaken }
+                            let (socket, took) = (Box::new(socket), began.elapsed());
+                            Done::Linked { hub, socket, encoding, shaken, took }
                         }
                         Err(error) => Done::Failed { hub, error },
                     }
@@ -239,14 +253,17 @@ impl Keeper {
             }
             Action::Promote(hub) => {
                 let Some(up) = self.up.get(&hub) else { return };
-                tracing::info!(hub = %up.relay, "link in use");
+                up.handle.tell_up();
+                tracing::debug!(hub = %up.relay, "link in use");
                 let url = self.target.hubs.get(hub).map(|hub| hub.url.clone());
+                let took = u64::try_from(up.took.as_millis()).ok();
                 self.told.send_modify(|status| {
                     status.reconnects += u64::from(status.since_ms.is_some());
                     status.relay = Some(up.relay.clone());
                     status.key = Some(up.key);
                     status.url = url;
                     status.since_ms = Some(unix_ms());
+                    status.dialled_in_ms = took;
                     status.refused = None;
                 });
             }
@@ -262,16 +279,15 @@ impl Keeper {
     fn note(&mut self, done: Done) {
         match done {
             Done::Nothing => {}
-            Done::Linked { hub, socket, encoding, shaken } => {
+            Done::Linked { hub, socket, encoding, shaken, took } => {
                 self.links.0.counters.count(Kind::Dialled, "up");
-                self.run_link(hub, *socket, encoding, shaken);
-                self.dialer.linked(self.now(), hub);
+                self.run_link(hub, *socket, encoding, shaken, took);
             }
             Done::Failed { hub, error } => {
                 let reason = error.reason();
                 self.links.0.counters.count(Kind::Failed, reason);
                 let url = self.target.hubs.get(hub).map_or("", |hub| hub.url.as_str());
-                tracing::warn!(%url, reason, %error, "no link");
+                tracing::debug!(%url, reason, %error, "not linked");
                 self.told.send_modify(|status| {
                     status.last_error = Some(format!("{url}: {error}"));
                     status.last_reason = Some(reason);
@@ -306,7 +322,14 @@ impl Keeper {
         }
     }
 
-    fn run_link(&mut self, hub: usize, socket: Dialled, encoding: Encoding, shaken: Shaken) {
+    fn run_link(
+        &mut self,
+        hub: usize,
+        socket: Dialled,
+        encoding: Encoding,
+        shaken: Shaken,
+        took: Duration,
+    ) {
         let (relay, key) = (shaken.peer.relay.clone(), shaken.peer.key);
         // There is one first use: from now on this hub has this key.
         if let Some(at) = Arc::make_mut(&mut self.target).hubs.get_mut(hub)
@@ -319,8 +342,10 @@ impl Keeper {
         let events = Arc::clone(&self.links.0.events);
         let (driver, handle) = Driver::new(socket, opening, events, Some(moving));
         let id = handle.id();
-        handle.tell_up();
-        self.up.insert(hub, Up { handle, relay, key, after: None });
+        self.up.insert(hub, Up { handle, took, relay, key, after: None });
+        self.dialer.linked(self.now(), hub);
+        // The application knows the link, where it is to, before anything comes over it.
+        self.act();
         self.work.spawn(async move { Done::Ended { hub, id, end: Box::pin(driver.run()).await } });
         self.work.spawn(async move {
             moved.await.map_or(Done::Nothing, |after| Done::Moving { hub, id, after })
@@ -367,6 +392,11 @@ async fn link_to(
     let Hub { expected, credentials, .. } = hub;
     let shaken =
         shake::initiate(&mut socket, encoding, &identity, offer, expected, credentials).await?;
+    let relay = &shaken.peer.relay;
+    inner
+        .admission
+        .check_dialled(relay, &shaken.peer.key)
+        .map_err(|refusal| ShakeError::Refused { relay: relay.clone(), refusal })?;
     if expected.pin == Pin::FirstUse {
         let peer = &shaken.peer;
         tracing::warn!(hub = %peer.relay, key = %peer.key, "first use: this key is trusted from now on");

@@ -7,7 +7,7 @@ use relay_proto::{NodeId, RelayId, ServiceName};
 
 use super::{
     problem::{Origin, Problem, did_you_mean},
-    sections::{AclRule, Anonymous, Backend, Config, NodeKind, Permission},
+    sections::{AclRule, Anonymous, Backend, Config, Moderation, NodeKind, Permission},
     value::Size,
 };
 
@@ -141,6 +141,23 @@ impl Check<'_> {
         for (index, rule) in social.rule.iter().enumerate() {
             if rule.word.is_empty() || rule.tag.is_empty() {
                 self.blame(&format!("social.rule[{index}]"), "a rule has a 'word' and a 'tag'");
+            }
+        }
+        if !social.moderation_url.is_empty() {
+            if let Err(problem) =
+                crate::egress::check_url(&social.moderation_url, social.moderation_private)
+            {
+                self.blame("social.moderation_url", problem);
+            }
+            if social.moderation == Moderation::Off {
+                let message = "nothing waits for a verdict while 'moderation' is \"off\"";
+                self.blame("social.moderation_url", message);
+            }
+            if social.moderation_secret_file.is_none()
+                && !self.bad.contains("social.moderation_secret_file")
+            {
+                let message = "requests are signed: 'moderation_secret_file' is missing";
+                self.blame("social.moderation_url", message);
             }
         }
         for (index, follow) in social.follow.iter().enumerate() {

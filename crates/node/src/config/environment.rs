@@ -32,6 +32,7 @@ const GATEWAY: &[(&str, &str, &str)] = &[
     ("GATEWAY_SESSIONS_PER_USER", "chat.sessions_per_user", ""),
     ("GATEWAY_MAX_FRAME_BYTES", "chat.max_frame", "B"),
     ("GATEWAY_CORS_ORIGINS", "chat.cors_origins", ""),
+    ("GATEWAY_PING_INTERVAL_S", "chat.ping_interval", "s"),
     ("GATEWAY_FRAMES_PER_SEC", "chat.frames_per_sec", ""),
     ("GATEWAY_USER_FRAMES_PER_SEC", "chat.user_frames_per_sec", ""),
     ("GATEWAY_CONNS_PER_USER", "chat.conns_per_user", ""),

@@ -46,6 +46,8 @@ section! {
         chat: Chat = Chat::default();
         /// Who is online, who may know, whom somebody does not want to hear of.
         presence: Presence = Presence::default();
+        /// Pushes to devices that are not connected.
+        push: Push = Push::default();
         /// Who may call services, and what is kept of calls.
         calls: Calls = Calls::default();
         /// Local programs as services.
@@ -377,6 +379,8 @@ section! {
     pub struct Chat {
         /// The URL under which clients reach this relay. "" = made from the request.
         public_url: String = String::new();
+        /// The relay where users live who come in here and live nowhere yet: their KeyPackages, inboxes, vault, contacts and the conversations that they make. "self" = here. Needs a restart.
+        user_home: String = "self".to_owned();
         /// How long the token of a key challenge may start sessions.
         auth_token_ttl: Duration = Duration::from_secs(600), in Duration::from_secs(1)..=Duration::from_secs(86_400);
         /// Longest life of a token that a key holder signs offline.
@@ -401,6 +405,10 @@ section! {
         cors_origins: Vec<String> = Vec::new();
         /// Longest frame of a socket.
         max_frame: Size = Size::mib(1), in Size::kib(16)..=Size::mib(16);
+        /// After so long without a frame a client is asked for a sign of life; after the third time the connection ends.
+        ping_interval: Duration = Duration::from_secs(30), in Duration::from_millis(100)..=Duration::from_secs(3_600);
+        /// A client that comes without a session and sends nothing for so long is sent away.
+        first_frame_within: Duration = Duration::from_secs(10), in Duration::from_millis(100)..=Duration::from_secs(600);
         /// Frames a second on one connection, published events and locks aside; above it the socket is read slower. 0 = no limit.
         frames_per_sec: Option<u64> = Some(200);
         /// Frames a second of one user over all connections, published events and locks aside; above it they are read slower. 0 = no limit.
@@ -453,6 +461,8 @@ section! {
         kp_target_fetches_per_min: Option<u64> = Some(120);
         /// Times a minute that a device may hand KeyPackages in. 0 = no limit.
         kp_publishes_per_min: Option<u64> = Some(60);
+        /// Whether KeyPackages of the MLS profile go only to contacts of their user and to those in a conversation with them.
+        kp_contacts_only: bool = true;
         /// KeyPackages of a device that wait to be handed out; above it the oldest go.
         kp_pool_max: u64 = 1_000, in 1..=100_000;
         /// Most entries of a device's inbox; above it the oldest go.
@@ -483,6 +493,20 @@ section! {
         renews_per_min: Option<u64> = Some(60);
         /// Questions a minute of one user about who is online. 0 = no limit.
         status_per_min: Option<u64> = Some(120);
+    }
+}
+
+section! {
+    /// Pushes to devices that are not connected: Web Push without content, which UnifiedPush takes as well. Needs a restart.
+    pub struct Push {
+        /// How push services reach the operator: "mailto:…" or "https://…". "" = nothing is pushed.
+        contact: String = String::new();
+        /// A device is pushed to at most once in this time.
+        every: Duration = Duration::from_secs(10), in Duration::from_millis(100)..=Duration::from_secs(86_400);
+        /// How long a push service keeps a push for a device that is off.
+        ttl: Duration = Duration::from_secs(86_400), in Duration::ZERO..=Duration::from_secs(28 * 86_400);
+        /// Whether push services may be reached at private addresses, and by http://.
+        allow_private: bool = false;
     }
 }
 
@@ -639,6 +663,12 @@ section! {
         max_future: Duration = Duration::from_secs(300), in Duration::ZERO..=Duration::from_secs(86_400);
         /// What is shown of what nobody has approved: "off", "lazy" or "strong".
         moderation: Moderation = Moderation::Off;
+        /// A service that is asked about what waits, such as "https://judge.example.com/posts". "" = nobody is asked.
+        moderation_url: String = String::new();
+        /// Signs the requests to it: "whsec_" and at least 24 bytes in base64.
+        moderation_secret_file: Option<SecretFile> = None;
+        /// Whether the service may have a private address, and be spoken to without TLS.
+        moderation_private: bool = false;
         /// Words that give tags to texts; texts that went through the rules count as approved.
         rule: Vec<SocialRule> = Vec::new();
         /// Identities that are fetched from other servers: "KEY URL", the key as ed25519:… and the server's base URL.

@@ -83,6 +83,12 @@ impl Admission for OperatorsAdmission {
             Ok(Admitted { secret })
         })
     }
+
+    /// What was pinned for a name is for those that come here: whom this relay dials it knows by the address.
+    fn check_dialled(&self, relay: &RelayId, key: &NodeId) -> Result<(), Refusal> {
+        let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        directory.check(now_ms(&*self.clock), relay, key).map_err(|_| Refusal::Borrowed)
+    }
 }
 
 impl OperatorsAdmission {

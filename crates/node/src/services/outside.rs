@@ -1,6 +1,6 @@
 //! What scripts reach: this node's events and locks under a key of their own, and calls.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::{
     StreamExt,
@@ -19,16 +19,17 @@ use relay_core::{
 };
 use relay_proto::{
     Call, CallError, Caller, Code, EventLimits, Filter, Namespace, NodeId, Position, Problem,
-    ServiceName, SigningKey,
+    RelayId, ServiceName, SigningKey,
     call::Json,
     event::{Draft, Tags, parse_event},
     lease::{Acquire, Release, Resource},
 };
 use relay_store::{Clock, Order};
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 use tokio::sync::watch;
 
+use super::far::{Asked, Far};
 use crate::gate::Reader;
 
 /// Events that one read of a subscription takes from the store.
@@ -48,6 +49,8 @@ pub(crate) struct Outside {
     pub key: SigningKey,
     /// What all scripts publish is stored in the order of their calls.
     pub lane: Lane,
+    /// Where another relay is the home.
+    pub far: Far,
     /// The newest `seq`.
     pub committed: watch::Receiver<u64>,
 }
@@ -86,8 +89,26 @@ impl Outside {
         }
         let created_at_ns = self.clock.wall_ns();
         let draft = Draft { kind: asked.kind, created_at_ns, tags, content: asked.content };
-        let event = draft.sign(&self.key(&service))?;
+        let key = self.key(&service);
+        let event = draft.sign(&key)?;
         let raw = parse_event(event.json(), &self.event_limits)?;
+        if let Some(home) = self.far.home(raw.namespace()) {
+            let _: Value = self
+                .far
+                .ask(
+                    home,
+                    &key,
+                    self.now_ms(),
+                    Asked {
+                        operation: "event.publish",
+                        path: "/v1/events",
+                        body: read(std::str::from_utf8(event.json()).unwrap_or_default())?,
+                        wait: Duration::ZERO,
+                    },
+                )
+                .await?;
+            return for_script(event.json());
+        }
         let outcome = self.events.publish(self.lane, vec![raw]).await.pop();
         outcome.unwrap_or_else(|| Err(Problem::new(Code::InternalError, "no outcome")))?;
         for_script(event.json())
@@ -98,7 +119,11 @@ impl Outside {
         service: ServiceName,
         asked: LockRequest,
     ) -> Result<LockGrant, Problem> {
-        let (ns, owner) = (Namespace::default(), self.key(&service).node_id());
+        let (ns, key) = (Namespace::default(), self.key(&service));
+        if let Some(home) = self.far.home(&ns) {
+            return self.acquire_far(home, &key, &service, &asked).await;
+        }
+        let owner = key.node_id();
         self.policy.check(&Principal::Key(owner), &ns, Op::Lock)?;
         self.quotas.check_locks(ns.tenant(), self.locks.held_by(ns.tenant()))?;
         let acquire = Acquire {
@@ -117,13 +142,65 @@ impl Outside {
         Ok(LockGrant { token: grant.token, expires_at_ms })
     }
 
+    async fn acquire_far(
+        &self,
+        home: &RelayId,
+        key: &SigningKey,
+        service: &ServiceName,
+        asked: &LockRequest,
+    ) -> Result<LockGrant, Problem> {
+        #[derive(Deserialize)]
+        struct Granted {
+            fencing_token: u64,
+            lease_ms: u64,
+        }
+        let body = json!({
+            "resource": asked.resource, "lease_ms": asked.lease_ms, "wait_ms": asked.wait_ms,
+            // A repeat after a lost answer gets the same grant.
+            "request_id": format!("script-{:016x}", OsRng.next_u64()),
+            "meta": { "service": service },
+        });
+        let asked_at_ms = self.now_ms();
+        let granted: Granted = self
+            .far
+            .ask(
+                home,
+                key,
+                asked_at_ms,
+                Asked {
+                    operation: "lock.change",
+                    path: "/v1/locks/acquire",
+                    body,
+                    wait: Duration::from_millis(asked.wait_ms),
+                },
+            )
+            .await?;
+        // By this relay's clock, and counted from the asking: never longer than the home's.
+        let expires_at_ms = asked_at_ms + granted.lease_ms;
+        Ok(LockGrant { token: granted.fencing_token, expires_at_ms })
+    }
+
     async fn release_as(
         &self,
         service: ServiceName,
         name: String,
         token: u64,
     ) -> Result<(), Problem> {
-        let (ns, owner) = (Namespace::default(), self.key(&service).node_id());
+        let (ns, key) = (Namespace::default(), self.key(&service));
+        if let Some(home) = self.far.home(&ns) {
+            let asked = Asked {
+                operation: "lock.change",
+                path: "/v1/locks/release",
+                body: json!({ "resource": name, "fencing_token": token }),
+                wait: Duration::ZERO,
+            };
+            let released = self.far.ask(home, &key, self.now_ms(), asked).await;
+            return match released {
+                Err(problem) if is_lost(problem.code) => Ok(()),
+                released => released.map(|_: Value| ()),
+            };
+        }
+        let owner = key.node_id();
         let resource = resource(&name)?;
         match self.locks.release(Release { ns, resource, owner, token }).await {
             Err(problem) if is_lost(problem.code) => Ok(()),
@@ -138,6 +215,12 @@ impl Outside {
         after: Option<String>,
     ) -> Result<BoxStream<'static, HostEvent>, Problem> {
         let filter = filter_of(&filter)?;
+        if let Some((ns, home)) = filter.ns.iter().find_map(|ns| Some((ns, self.far.home(ns)?))) {
+            let message = format!(
+                "events of '{ns}' are at '{home}': a script follows those of its own relay"
+            );
+            return Err(Problem::invalid(message));
+        }
         let reader = Reader { policy: self.policy.clone(), principal: Principal::Key(who) };
         let newest = Position::AfterSeq(self.events.committed_seq());
         let cursor = after.unwrap_or_else(|| self.events.cursor(newest));

@@ -19,6 +19,7 @@ pub enum Answer {
     AllRead(AllReadAnswer),
     State(StateAnswer),
     Created(Created),
+    Rejoin(RejoinAnswer),
     Done(Done),
 }
 
@@ -36,6 +37,7 @@ impl Answer {
             Self::AllRead(body) => serde_json::to_value(body),
             Self::State(body) => serde_json::to_value(body),
             Self::Created(body) => serde_json::to_value(body),
+            Self::Rejoin(body) => serde_json::to_value(body),
             Self::Done(body) => serde_json::to_value(body),
         };
         // Bodies are plain structs with text keys; they always serialise.
@@ -70,6 +72,13 @@ pub struct Done {
 pub struct Created {
     pub status: Ok,
     pub conv_id: ConvId,
+}
+
+/// How many members were asked to add a device again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejoinAnswer {
+    pub status: Ok,
+    pub asked: u64,
 }
 
 /// The one status there is.
@@ -141,6 +150,9 @@ pub struct AllReadAnswer {
     pub status: Ok,
     pub updated: u64,
     pub updated_conv_ids: Vec<ConvId>,
+    /// Homes that could not be asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<String>,
 }
 
 /// The part of a conversation's state that was set.
@@ -167,6 +179,9 @@ pub struct ListAnswer {
     pub items: Vec<ListItem>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// Homes that could not be asked: their conversations are missing here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<String>,
 }
 
 /// A conversation as one of its members sees it.

@@ -2,6 +2,8 @@
 //!
 //! The members are those of the wire, so that one reading serves frames, HTTP bodies and links.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ConvId, ConvKind, MessageKind, MsgId, Profile, UserRef};
@@ -14,6 +16,9 @@ pub struct Caller {
     pub device: DeviceId,
     /// The relay that the client is connected to.
     pub gateway: String,
+    /// The user's leave for that relay to speak for them at other homes, where they gave one.
+    #[serde(skip)]
+    pub grant: Option<Arc<str>>,
 }
 
 /// Everything that can be asked.
@@ -38,6 +43,30 @@ pub enum Request {
     Mute(MuteFlag),
     Archive(Archive),
     GroupInfo(Named),
+    Rejoin(Rejoin),
+}
+
+impl Request {
+    /// The conversation that it is about, where it is about one that exists.
+    pub fn conv_id(&self) -> Option<&ConvId> {
+        match self {
+            Self::CreateRoom(_) | Self::CreateDm(_) | Self::List(_) | Self::MarkAllRead(_) => None,
+            Self::Send(body) => Some(&body.conv_id),
+            Self::Commit(body) => Some(&body.conv_id),
+            Self::Ack(body) => Some(&body.conv_id),
+            Self::Govern { target, .. } => Some(&target.conv_id),
+            Self::Members(body) | Self::Bans(body) | Self::Mutes(body) | Self::GroupInfo(body) => {
+                Some(&body.conv_id)
+            }
+            Self::MarkRead(body) => Some(&body.conv_id),
+            Self::SetTitle(body) => Some(&body.conv_id),
+            Self::SetLabel(body) => Some(&body.conv_id),
+            Self::Pin(body) => Some(&body.conv_id),
+            Self::Mute(body) => Some(&body.conv_id),
+            Self::Archive(body) => Some(&body.conv_id),
+            Self::Rejoin(body) => Some(&body.conv_id),
+        }
+    }
 }
 
 /// A change of who is in a conversation and what they may do.
@@ -200,6 +229,15 @@ pub struct MuteFlag {
 pub struct Archive {
     pub conv_id: ConvId,
     pub archived: bool,
+}
+
+/// A device that has lost its state asks members to remove and add it again (`mls-profile.md` 6.5, 8).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejoin {
+    pub conv_id: ConvId,
+    /// Whom to ask; those who may invite, and the user's own other devices, where nobody is named.
+    #[serde(default)]
+    pub members: Option<Vec<UserRef>>,
 }
 
 const fn yes() -> bool {

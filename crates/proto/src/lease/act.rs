@@ -214,7 +214,11 @@ impl Act<'_> {
 
     pub fn lock_held(&self, hold: &Hold) -> LeaseRefusal {
         let left = hold.deadline.saturating_sub(self.now.mono_ns).div_ceil(1_000_000);
-        LeaseRefusal::LockHeld { owner: hold.tenure.owner, retry_after_ms: left.max(1) }
+        LeaseRefusal::LockHeld {
+            owner: hold.tenure.owner,
+            fencing_token: hold.tenure.token,
+            retry_after_ms: left.max(1),
+        }
     }
 }
 

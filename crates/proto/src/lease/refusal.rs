@@ -13,6 +13,7 @@ pub enum LeaseRefusal {
     #[error("the lock is held")]
     LockHeld {
         owner: NodeId,
+        fencing_token: u64,
         /// Until the present lease ends, if it is not renewed.
         retry_after_ms: u64,
     },
@@ -45,9 +46,12 @@ impl From<LeaseRefusal> for Problem {
         use LeaseRefusal as R;
         let message = refusal.to_string();
         match refusal {
-            R::LockHeld { owner, retry_after_ms } => Self::new(Code::LockHeld, message)
-                .with("owner", owner.to_string())
-                .with("retry_after_ms", retry_after_ms),
+            R::LockHeld { owner, fencing_token, retry_after_ms } => {
+                Self::new(Code::LockHeld, message)
+                    .with("owner", owner.to_string())
+                    .with("fencing_token", fencing_token)
+                    .with("retry_after_ms", retry_after_ms)
+            }
             R::LeaseExpired => Self::new(Code::LeaseExpired, message),
             R::StaleToken => Self::new(Code::StaleToken, message),
             R::Forbidden => Self::new(Code::Forbidden, message),

@@ -186,13 +186,15 @@ fn tokens_rise_over_resources_release_expiry_and_restart() {
 #[test]
 fn held_is_refused_with_owner_and_time() {
     let mut b = Bench::new();
-    b.acquire(1, "a").unwrap();
+    let fencing_token = b.acquire(1, "a").unwrap();
     b.pass(400);
     let refusal = b.acquire(2, "a").unwrap_err();
-    assert_eq!(refusal, LeaseRefusal::LockHeld { owner: key(1), retry_after_ms: 600 });
+    let want = LeaseRefusal::LockHeld { owner: key(1), fencing_token, retry_after_ms: 600 };
+    assert_eq!(refusal, want);
     let problem = Problem::from(refusal);
     assert_eq!(problem.code, Code::LockHeld);
     assert_eq!(problem.extra["owner"], key(1).to_string());
+    assert_eq!(problem.extra["fencing_token"], fencing_token);
     assert_eq!(problem.extra["retry_after_ms"], 600);
     // The owner too, without the request that took it.
     assert_eq!(code(b.acquire(1, "a").unwrap_err()), Code::LockHeld);
@@ -312,7 +314,9 @@ fn waiters_get_the_lock_in_order_of_coming() {
     assert_eq!(b.inspect("a").waiting, 3);
     b.pass(200);
     let refusal = b.answer(w4).unwrap().unwrap_err();
-    assert_eq!(refusal, LeaseRefusal::LockHeld { owner: key(1), retry_after_ms: 800 });
+    let want =
+        LeaseRefusal::LockHeld { owner: key(1), fencing_token: token_1, retry_after_ms: 800 };
+    assert_eq!(refusal, want);
     b.release(1, "a", token_1).unwrap();
     let token_2 = token(b.answer(w2).unwrap()).unwrap();
     assert!(token_2 > token_1 && b.answer(w3).is_none());

@@ -65,13 +65,13 @@ impl Act<'_> {
             let max = table.limits.max_requests;
             table.recall.remember(self.now.mono_ns, key, token, lease_ms, max);
         }
-        let before = hold.tenure.owner;
+        let Tenure { owner, token: fencing_token, .. } = hold.tenure;
         slot.lease = Lease::Free { tenure: hold.tenure, how };
         while let Some((ticket, waiter)) = table.waiters.first(slot) {
             let answer = if !(self.alive)(ticket) {
                 Err(LeaseRefusal::Withdrawn)
             } else if waiter.deadline <= self.now.mono_ns {
-                Err(LeaseRefusal::LockHeld { owner: before, retry_after_ms: 1 })
+                Err(LeaseRefusal::LockHeld { owner, fencing_token, retry_after_ms: 1 })
             } else {
                 let grant = self.grant(id, waiter.claim);
                 self.out.answers.push((ticket, Ok(LeaseAnswer::Acquired(grant))));

@@ -2,8 +2,9 @@
 //!
 //! The first hub is where this relay wants to be. Retries come at once, then with exponential
 //! back-off and full jitter. After [`PATIENCE`] failures the fallbacks are tried in order; with a warm standby
-//! a link to the best fallback lies ready, and takes over the moment the active one is lost. When the
-//! first hub has been back for a while the relay returns to it, by draining the other.
+//! a link to the best fallback lies ready, and takes over the moment the active one is lost. Where both are
+//! dialled at once the first hub has a head start. When the first hub has been back for a while the relay
+//! returns to it, by draining the other.
 
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ pub const FIRST_RETRY: Duration = Duration::from_millis(250);
 pub const LEAST_BACKOFF: Duration = Duration::from_millis(500);
 /// … up to here.
 pub const MOST_BACKOFF: Duration = Duration::from_secs(60);
+/// A fallback that answers sooner than the first hub waits this long for it, counted from its dial: a relay that
+/// settles on a fallback stays there for [`Plan::stable`].
+pub const HEAD_START: Duration = Duration::from_secs(1);
 
 /// How a relay wants to be linked.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +47,9 @@ enum Slot {
     Idle {
         not_before: Duration,
     },
-    Dialing,
+    Dialing {
+        since: Duration,
+    },
     Linked {
         since: Duration,
     },
@@ -139,7 +145,7 @@ impl Dialer {
         self.leave(&mut actions);
         for hub in 0..self.hubs.len() {
             if self.wants(hub) && self.hubs[hub].slot_is_due(now) {
-                self.hubs[hub].slot = Slot::Dialing;
+                self.hubs[hub].slot = Slot::Dialing { since: now };
                 actions.push(Action::Dial { hub, standby: self.active.is_some() });
             }
         }
@@ -159,14 +165,24 @@ impl Dialer {
             (Some(active), Slot::Linked { since }) if active != 0 => Some(since + self.plan.stable),
             _ => None,
         };
-        dials.chain(stable).min()
+        let favoured = if self.active.is_none() { self.favoured_until() } else { None };
+        dials.chain(stable).chain(favoured).min()
+    }
+
+    /// Until when fallbacks wait for the first hub, while it is dialled and has not failed.
+    fn favoured_until(&self) -> Option<Duration> {
+        match self.hubs[0] {
+            Hub { slot: Slot::Dialing { since }, failures: 0 } => Some(since + HEAD_START),
+            _ => None,
+        }
     }
 
     /// Chooses the link to use.
     fn choose(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let best = self.hubs.iter().position(|hub| matches!(hub.slot, Slot::Linked { .. }));
+        let is_favoured = self.favoured_until().is_some_and(|until| now < until);
         match (self.active, best) {
-            (None, Some(best)) => {
+            (None, Some(best)) if best == 0 || !is_favoured => {
                 self.active = Some(best);
                 actions.push(Action::Promote(best));
             }
@@ -211,7 +227,7 @@ impl Dialer {
         let mut linked = fallbacks.clone();
         linked
             .find(|hub| {
-                matches!(self.hubs[*hub].slot, Slot::Linked { .. } | Slot::Dialing)
+                matches!(self.hubs[*hub].slot, Slot::Linked { .. } | Slot::Dialing { .. })
                     && self.active != Some(*hub)
             })
             .or_else(|| fallbacks.min_by_key(|hub| (self.hubs[*hub].failures, *hub)))
@@ -368,6 +384,28 @@ mod tests {
         // And is itself replaced when it goes.
         dialer.lost(s(200), 1, None, 0);
         assert!(dialer.act(s(201)).contains(&dial(1, false)));
+    }
+
+    #[test]
+    fn the_first_hub_has_a_head_start() {
+        let ms = Duration::from_millis;
+        let mut slow = dialer(2, true);
+        slow.act(s(0));
+        slow.linked(ms(5), 1);
+        assert_eq!((slow.act(ms(5)), slow.wake_at()), (vec![], Some(HEAD_START)));
+        slow.linked(ms(300), 0);
+        assert_eq!(slow.act(ms(300)), [Action::Promote(0)]);
+        // Its time is up.
+        let mut hangs = dialer(2, true);
+        hangs.act(s(0));
+        hangs.linked(ms(5), 1);
+        assert_eq!(hangs.act(HEAD_START), [Action::Promote(1)]);
+        // It failed.
+        let mut down = dialer(2, true);
+        down.act(s(0));
+        down.linked(ms(5), 1);
+        down.failed(ms(6), 0, 999_999);
+        assert_eq!(down.act(ms(6)), [Action::Promote(1)]);
     }
 
     #[test]

@@ -18,21 +18,26 @@ use crate::{
     call::{DEFAULT_TIMEOUT, MAX_TIMEOUT},
     error::{Code, Problem},
     link::{
-        codec::{self, CodecError, Encoding, Frame, StreamEnd},
-        handshake::{Offer, error_message, read_error},
+        codec::{self, Encoding, StreamEnd},
+        handshake::error_message,
         message::{Message, MessageType},
     },
 };
 
+mod incoming;
 mod inflow;
 mod lanes;
 mod liveness;
+mod types;
 
 use inflow::Inflow;
 use lanes::Lanes;
 use liveness::{Due, Liveness};
 
 pub use liveness::Pace;
+pub use types::{
+    Config, Counts, Death, Event, Lane, ReadOutcome, SendError, SessionError, WriteOutcome,
+};
 
 /// Frames are joined into one binary WebSocket message up to this size, in bytes.
 pub const BATCH: usize = 16 * 1024;
@@ -49,126 +54,6 @@ pub const CREDIT_DELAY: Duration = Duration::from_millis(50);
 /// A link that has bytes to send and could send none for this long is ended.
 pub const STALL: Duration = Duration::from_secs(30);
 
-/// What a message waits behind; the first goes strictly first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Lane {
-    /// Heartbeats, credit, cancellation, goaway, registry.
-    Control,
-    /// Calls and their answers.
-    Call,
-    /// Forwarded events, replay, streams of results.
-    Stream,
-    /// Bodies.
-    Bulk,
-}
-
-/// What holds for one link, as its handshake settled it.
-#[derive(Debug, Clone, Copy)]
-pub struct Config {
-    pub encoding: Encoding,
-    /// Whether this side dialled.
-    pub dialled: bool,
-    pub ours: Offer,
-    pub theirs: Offer,
-    pub pace: Pace,
-    /// Whether the other side answers heartbeats that have a `message_id`.
-    pub answers_heartbeats: bool,
-}
-
-/// Why something was not queued. Nothing was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    #[error("too much waits for this link")]
-    Full,
-    #[error("the message is longer than the other side takes")]
-    TooLarge,
-    #[error("the link is draining")]
-    Draining,
-}
-
-/// What the other side did that ends the link.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SessionError {
-    #[error(transparent)]
-    Codec(#[from] CodecError),
-    #[error("a message of {0} bytes, above what this side takes")]
-    TooLong(usize),
-    #[error("'{0:?}' after the handshake")]
-    Unexpected(MessageType),
-    #[error("stream {0} is not open, or its number is not the other side's to give")]
-    Stream(u64),
-    #[error("stream {0} sent more than its credit")]
-    Credit(u64),
-}
-
-impl SessionError {
-    /// What the other side is told before the link is closed.
-    pub fn problem(&self) -> Problem {
-        let code = match self {
-            Self::TooLong(_) => Code::TooLarge,
-            _ => Code::InvalidRequest,
-        };
-        Problem::new(code, self.to_string())
-    }
-
-    /// One word for logs and the metric's label.
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::Codec(_) => "malformed",
-            Self::TooLong(_) => "too_large",
-            Self::Unexpected(_) => "unexpected_message",
-            Self::Stream(_) => "bad_stream",
-            Self::Credit(_) => "credit_exceeded",
-        }
-    }
-}
-
-/// Why the clock ended a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Death {
-    #[error("nothing was heard from the other side")]
-    Silent,
-    #[error("the other side takes no bytes")]
-    Stalled,
-}
-
-/// What happened on a link.
-#[derive(Debug)]
-pub enum Event<R, C> {
-    /// A message that wants no answer.
-    Message(Message),
-    /// A request that wants an answer by [`Session::answer`] with its `id`.
-    Request { id: Box<str>, message: Message, body: Option<u64>, token: C },
-    /// The answer to a request of this side, and the stream that belongs to it.
-    Answered { token: R, message: Message, stream: Option<u64> },
-    /// A request of this side got no answer in time.
-    TimedOut { token: R, body: Option<u64> },
-    /// Nobody waits for the answer to this request of the other side any more.
-    Abandoned(C),
-    /// The other side says why it is about to close.
-    Refused(Problem),
-}
-
-/// What became of bytes given to a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WriteOutcome {
-    /// This many were queued; the stream becomes writable again.
-    Took(usize),
-    /// The reader wants no more, or the stream has ended.
-    Stopped,
-}
-
-/// What a stream has for its reader.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReadOutcome {
-    Bytes(Vec<u8>),
-    /// Nothing yet.
-    Nothing,
-    End,
-    Failed(String),
-}
-
 /// A request of this side under way.
 #[derive(Debug)]
 struct Pending<R> {
@@ -177,19 +62,6 @@ struct Pending<R> {
     body: Option<u64>,
     /// Its place in the call lane.
     place: u64,
-}
-
-/// Counters of one link.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
-    pub messages_in: u64,
-    pub messages_out: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    /// Answers that came after their request had ended.
-    pub late: u64,
-    /// Messages of unknown types, passed over.
-    pub unknown: u64,
 }
 
 /// The state of one link. See the module.
@@ -437,168 +309,6 @@ impl<R, C: Clone + Default> Session<R, C> {
         self.life.heard(now);
     }
 
-    /// Takes one WebSocket message.
-    ///
-    /// # Errors
-    /// [`SessionError`]: the link must be closed.
-    pub fn receive(
-        &mut self,
-        now: Duration,
-        bytes: &[u8],
-        events: &mut Vec<Event<R, C>>,
-    ) -> Result<(), SessionError> {
-        self.life.heard(now);
-        self.counts.bytes_in += bytes.len() as u64;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let (frame, behind) = codec::decode_first(rest, self.config.encoding)?;
-            let length = rest.len() - behind.len();
-            if length > self.config.ours.max_message_bytes as usize {
-                return Err(SessionError::TooLong(length));
-            }
-            rest = behind;
-            self.counts.messages_in += 1;
-            match frame {
-                None => self.counts.unknown += 1,
-                Some(Frame::Stream(piece)) => self.inflow.receive(piece)?,
-                Some(Frame::Credit(credit)) => {
-                    self.lanes.credit(credit.stream_id, credit.bytes, credit.stop);
-                }
-                Some(Frame::Message(message)) => self.take(now, message, events)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn take(
-        &mut self,
-        now: Duration,
-        message: Message,
-        events: &mut Vec<Event<R, C>>,
-    ) -> Result<(), SessionError> {
-        use MessageType::*;
-        match message.message_type {
-            Hello | Auth | Welcome | Stream | Credit => {
-                return Err(SessionError::Unexpected(message.message_type));
-            }
-            Response | Error if message.correlation_id.is_some() => {
-                self.take_answer(message, events)?
-            }
-            Error => self.take_error(&message, events),
-            Heartbeat => self.take_heartbeat(now, message, events),
-            Goaway => {
-                self.drain.told = true;
-                events.push(Event::Message(message));
-                self.confirm_goaway();
-            }
-            Request | Forward | Registration | ServiceDiscovery if message.message_id.is_some() => {
-                self.take_request_of_theirs(message, events)?;
-            }
-            Request | Forward | Registration | ServiceDiscovery | Response => {
-                // A body that nobody asked for an answer to is not read.
-                if let Some(stream) = message.stream_id {
-                    self.inflow.open(stream)?;
-                    self.inflow.stop(stream);
-                }
-                events.push(Event::Message(message));
-            }
-        }
-        Ok(())
-    }
-
-    fn take_request_of_theirs(
-        &mut self,
-        mut message: Message,
-        events: &mut Vec<Event<R, C>>,
-    ) -> Result<(), SessionError> {
-        let Some(id) = message.message_id.take().map(String::into_boxed_str) else { return Ok(()) };
-        let body = message.stream_id.take();
-        if let Some(body) = body {
-            self.inflow.open(body)?;
-        }
-        let refusal = if self.answers.len() >= MAX_ANSWERS {
-            Some(Problem::rate_limited("too many requests are under way on this link", 1_000))
-        } else if self.answers.contains_key(&id) {
-            Some(Problem::invalid("a request with this message_id is under way"))
-        } else {
-            None
-        };
-        if let Some(problem) = refusal {
-            if let Some(body) = body {
-                self.inflow.stop(body);
-            }
-            self.answer_problem(&id, &problem);
-            return Ok(());
-        }
-        let token = C::default();
-        self.answers.insert(id.clone(), token.clone());
-        events.push(Event::Request { id, message, body, token });
-        Ok(())
-    }
-
-    fn take_answer(
-        &mut self,
-        mut message: Message,
-        events: &mut Vec<Event<R, C>>,
-    ) -> Result<(), SessionError> {
-        let stream = message.stream_id.take();
-        if let Some(stream) = stream {
-            self.inflow.open(stream)?;
-        }
-        let number = message.correlation_id.take().and_then(|id| id.parse().ok());
-        let Some(pending) = number.and_then(|number| self.take_request(number)) else {
-            self.counts.late += 1;
-            if let Some(stream) = stream {
-                self.inflow.stop(stream);
-            }
-            return Ok(());
-        };
-        events.push(Event::Answered { token: pending.token, message, stream });
-        Ok(())
-    }
-
-    fn take_request(&mut self, id: u64) -> Option<Pending<R>> {
-        let pending = self.requests.remove(&id)?;
-        if self.deadlines.len() > 2 * self.requests.len() + 64 {
-            let requests = &self.requests;
-            self.deadlines.retain(|Reverse((_, id))| requests.contains_key(id));
-        }
-        if self.requests.is_empty() && self.requests.capacity() > 256 {
-            self.requests = HashMap::new();
-            self.deadlines = BinaryHeap::new();
-        }
-        Some(pending)
-    }
-
-    /// An `error` that answers nothing: with a `message_id` it withdraws that request of theirs.
-    fn take_error(&mut self, message: &Message, events: &mut Vec<Event<R, C>>) {
-        match &message.message_id {
-            Some(id) => {
-                if let Some(token) = self.answers.remove(id.as_str()) {
-                    events.push(Event::Abandoned(token));
-                }
-            }
-            None => events.push(Event::Refused(read_error(message))),
-        }
-    }
-
-    fn take_heartbeat(&mut self, now: Duration, message: Message, events: &mut Vec<Event<R, C>>) {
-        if let Some(number) = message.correlation_id.as_deref().and_then(|id| id.parse().ok()) {
-            self.life.answered(number, now);
-        }
-        if message.message_id.is_some() {
-            let answer = Message {
-                correlation_id: message.message_id.clone(),
-                ..Message::new(MessageType::Heartbeat)
-            };
-            // Refused only where the other side asks without reading the answers.
-            let _ = self.send(Lane::Control, &answer);
-        }
-        if message.data.is_some() {
-            events.push(Event::Message(message));
-        }
-    }
-
     // === what goes to the network ===
 
     /// Whether [`Self::transmit`] has anything to give.
@@ -730,6 +440,11 @@ impl<R, C: Clone + Default> Session<R, C> {
 
     pub const fn rtt(&self) -> Option<Duration> {
         self.life.rtt()
+    }
+
+    /// What the handshake took for a round trip, until a heartbeat is answered.
+    pub const fn assume_rtt(&mut self, rtt: Duration) {
+        self.life.assume_rtt(rtt);
     }
 
     pub const fn counts(&self) -> Counts {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use ed25519_dalek::VerifyingKey;
+use ed25519_zebra::{Signature, VerificationKey};
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 
@@ -79,15 +79,14 @@ impl SystemKey {
     }
 
     /// The key ready to check signatures, where the bytes are one.
-    pub(super) fn verifier(&self) -> Option<VerifyingKey> {
-        VerifyingKey::from_bytes(&self.0).ok()
+    pub(super) fn verifier(&self) -> Option<VerificationKey> {
+        VerificationKey::try_from(self.0).ok()
     }
 
     /// Whether `signature` is this system's over `message`, by the rule of this protocol.
     pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        use ed25519_dalek::Verifier;
-        let signature = ed25519_dalek::Signature::from_bytes(signature);
-        self.verifier().is_some_and(|key| key.verify(message, &signature).is_ok())
+        let signature = Signature::from_bytes(signature);
+        self.verifier().is_some_and(|key| key.verify(&signature, message).is_ok())
     }
 }
 

@@ -165,12 +165,15 @@ struct Bounds {
     /// How long; 0 for ever
     #[arg(long, value_name = "DUR", default_value = "24h", value_parser = times::parse_duration)]
     expires: Duration,
+    /// Also draw the code on the terminal, for a telephone's camera
+    #[arg(long)]
+    qr: bool,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  relay invite
+  relay invite --qr
   relay invite --uses 1 --expires 2h")]
 pub struct Invite {
     #[command(flatten)]
@@ -322,7 +325,10 @@ impl Invite {
 }
 
 async fn create(app: &App, purpose: Purpose, bounds: Bounds) -> Outcome {
-    let Bounds { id, uses, expires } = bounds;
+    let Bounds { id, uses, expires, qr } = bounds;
+    if qr && app.global.plain {
+        return Err(Failure::usage("--qr draws a picture, which --plain forbids"));
+    }
     let mut body = json!({ "for": word(purpose) });
     if let Some(id) = id {
         body["pattern"] = id.into();
@@ -338,10 +344,20 @@ async fn create(app: &App, purpose: Purpose, bounds: Bounds) -> Outcome {
         app.out.one(&answer, &[])?;
     } else {
         let code = answer["join_code"].as_str().or_else(|| answer["token"].as_str());
-        output::line(code.unwrap_or_default())?;
+        let code = code.unwrap_or_default();
+        output::line(code)?;
+        if qr {
+            app.notice(&picture(code)?);
+        }
         app.notice("this is the only time that it is shown");
     }
     Ok(0)
+}
+
+/// A QR code in half blocks, two rows of modules a line. It goes to stderr: on stdout the code stands alone.
+fn picture(code: &str) -> Result<String, Failure> {
+    let made = qrcode::QrCode::new(code).map_err(|error| Failure::failed(error.to_string()))?;
+    Ok(made.render::<qrcode::render::unicode::Dense1x2>().build())
 }
 
 async fn ask(app: &App, request: Request, object: &str) -> Result<Value, Failure> {

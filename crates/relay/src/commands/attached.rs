@@ -1,9 +1,10 @@
 //! What `run` and `expose` share: a connection to the relay of this machine that lasts as long as
-//! the command.
+//! the command, and is made anew when the relay is started again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use relay_client::{Attachment, Client, ServiceLog};
+use relay_client::{Attachment, Client, Error, ServiceLog};
+use relay_proto::Code;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -38,6 +39,64 @@ pub(super) async fn attach(app: &App, target: &Target) -> Result<(Client, Attach
     let client = app.client_for(target, false).await?;
     let attachment = client.attach().await.map_err(|error| Failure::of(error, &target.url))?;
     Ok((client, attachment))
+}
+
+/// The first wait before the relay is tried again; doubles up to the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long a name may still be taken by what this command had attached before.
+const LEFTOVERS: Duration = Duration::from_secs(10);
+
+/// After the connection was lost: attaches again until it works, and has `offer` say what is offered. One line
+/// when it is lost, one when it is back. `None` when the command is to end.
+pub(super) async fn reattach<T>(
+    app: &App,
+    target: &Target,
+    lost: &Error,
+    ending: &mut Ending,
+    mut offer: impl AsyncFnMut(&mut Attachment) -> Result<T, Error>,
+) -> Result<Option<(Attachment, T)>, Failure> {
+    app.notice(&format!("the relay is lost: {}; waiting for it (Ctrl-C ends this)", cause(lost)));
+    let (since, mut wait) = (Instant::now(), FIRST_WAIT);
+    loop {
+        tokio::select! {
+            () = ending.asked() => return Ok(None),
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+        let client = app.client_for(target, false).await?;
+        let attempt = async {
+            let mut attachment = client.attach().await?;
+            let offered = offer(&mut attachment).await?;
+            Ok((attachment, offered))
+        };
+        let attempt: Result<_, Error> = tokio::select! {
+            () = ending.asked() => return Ok(None),
+            attempt = attempt => attempt,
+        };
+        match attempt {
+            Ok(back) => {
+                let after = since.elapsed().as_secs_f64();
+                app.notice(&format!("{} is back after {after:.1} s", relay_name(&client).await));
+                return Ok(Some(back));
+            }
+            Err(error) if error.is_transient() => {}
+            Err(error) if is_taken(&error) && since.elapsed() < LEFTOVERS => {}
+            Err(error) => return Err(Failure::of(error, &target.url)),
+        }
+    }
+}
+
+fn is_taken(error: &Error) -> bool {
+    matches!(error, Error::Refused { problem, .. } if problem.code == Code::Conflict)
+}
+
+/// Why, without the address.
+fn cause(error: &Error) -> String {
+    match error {
+        Error::Unreachable { cause, .. } => cause.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// The relay's name, for messages.

@@ -3,12 +3,13 @@
 use std::{
     io::{Read, Write},
     path::Path,
+    str::FromStr,
     time::Duration,
 };
 
 use clap::Args;
-use relay_client::{Client, Error, Piece, ServiceCall};
-use relay_proto::{Address, NodeAddress, address::Method, call::Hop};
+use relay_client::{Client, Error, Piece, Request, ServiceCall};
+use relay_proto::{Address, NodeAddress, NodeId, RelayId, ServiceName, address::Method, call::Hop};
 use serde_json::{Map, Value, json};
 
 use super::api::member;
@@ -26,11 +27,12 @@ Examples:
   relay call counter add by:=5
   relay call blog@alice.home create_post title=Hello body='First post'
   relay call blog list_posts '{\"limit\": 3}' --trace
+  relay call ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541 blog.list_posts
   relay call shop get path=/cart --stream")]
 pub struct Call {
-    /// The service: its name, or an address such as blog@alice.home
-    target: Address,
-    /// The method
+    /// The service: its name, an address such as blog@alice.home, or the key of its relay
+    target: Target,
+    /// The method; behind a key alone SERVICE.METHOD
     method: Method,
     /// k=text, k:=JSON, k=@FILE; or one JSON value, @FILE, or - for stdin
     args: Vec<String>,
@@ -57,17 +59,27 @@ pub struct Call {
 impl Call {
     pub async fn run(self, app: &App) -> Outcome {
         let args = read_args(&self.args)?;
-        let mut to = self.target;
+        let (client, mut to, method) = match self.target {
+            Target::Address(address) => (app.client().await?, address, self.method),
+            Target::Key { service, key } => {
+                let client = app.client_with_key().await?;
+                let (service, method) = match service {
+                    Some(service) => (service, self.method),
+                    None => split(&self.method)?,
+                };
+                let node = NodeAddress { relay: relay_of(&client, &key).await?, hub: None };
+                (client, Address { service, node: Some(node) }, method)
+            }
+        };
         if let Some(node) = self.on {
             to.node = Some(node);
         }
-        let object = format!("{to}.{}", self.method);
-        let mut call = ServiceCall::new(to, self.method, args);
+        let object = format!("{to}.{method}");
+        let mut call = ServiceCall::new(to, method, args);
         call.version = self.version;
         call.idempotency_key = self.idempotency_key;
         call.timeout = app.timeout();
         call.timing = self.trace;
-        let client = app.client().await?;
         let failed = |error| Failure::of(error, &object);
         if self.notify {
             client.notify_service(&call).await.map_err(failed)?;
@@ -88,6 +100,52 @@ impl Call {
         print(app, &answer.result)?;
         Ok(0)
     }
+}
+
+/// Whom to call.
+#[derive(Debug, Clone)]
+enum Target {
+    Address(Address),
+    /// A service of the relay that has a key, whatever its name is; asked under the caller's own key.
+    Key {
+        service: Option<ServiceName>,
+        key: NodeId,
+    },
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (service, key) = match text.split_once("@ed25519:") {
+            Some((service, key)) => (Some(service), format!("ed25519:{key}")),
+            None if text.starts_with("ed25519:") => (None, text.to_owned()),
+            None => return text.parse().map(Self::Address).map_err(|error| format!("{error}")),
+        };
+        let key = key.parse::<NodeId>().map_err(|error| format!("{error}"))?;
+        let service =
+            service.map(|name| name.parse::<ServiceName>().map_err(|error| format!("{error}")));
+        Ok(Self::Key { service: service.transpose()?, key })
+    }
+}
+
+/// The service and the method in one word.
+fn split(word: &Method) -> Result<(ServiceName, Method), Failure> {
+    let parts = word.as_str().rsplit_once('.');
+    let parts =
+        parts.and_then(|(service, method)| Some((service.parse().ok()?, method.parse().ok()?)));
+    parts.ok_or_else(|| {
+        Failure::usage("behind a key the method is SERVICE.METHOD, such as blog.list_posts")
+    })
+}
+
+/// The name of the relay that has a key, as the asked relay knows it.
+async fn relay_of(client: &Client, key: &NodeId) -> Result<RelayId, Failure> {
+    let request = Request::get("/v1/gateways/resolve").query("node_id", Some(key));
+    let found: Value =
+        client.call(request).await.map_err(|error| Failure::of(error, &key.to_string()))?;
+    let name = found["gateway_id"].as_str().and_then(|name| name.parse().ok());
+    name.ok_or_else(|| Failure::failed("the relay's answer names no relay"))
 }
 
 /// The arguments, in any of their forms.

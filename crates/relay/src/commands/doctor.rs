@@ -17,11 +17,22 @@ use crate::{
 #[command(after_help = "\
 Examples:
   relay doctor
-  relay doctor --url https://relay.example.com --json
+  relay doctor --url https://relay.example.com --slow
+  relay doctor --from https://hub.example.com --json
 
 Exit codes:
   0 all good   1 something to look at   2 something is broken")]
-pub struct Doctor {}
+pub struct Doctor {
+    /// Also leave a socket alone for a minute and see whether a proxy cuts it
+    #[arg(long)]
+    slow: bool,
+    /// Also ask this hub what it sees of our relay
+    #[arg(long, value_name = "HUB")]
+    from: Option<String>,
+}
+
+/// How long `--slow` is silent: what proxies cut, they mostly cut after 60 s.
+const QUIET: Duration = Duration::from_secs(61);
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -96,6 +107,14 @@ impl Doctor {
                 if let Ok(probe) = &probe {
                     findings.push(checks::clock(probe, 5.0, 60.0));
                     findings.push(checks::socket(&client).await);
+                    findings.extend(checks::link(&client).await);
+                }
+                if let Some(hub) = &self.from {
+                    findings.push(checks::seen_from(&at(app, hub)?, &client).await);
+                }
+                if self.slow && probe.is_ok() {
+                    app.notice("a minute of silence, to see whether the socket lives through it");
+                    findings.push(checks::idle_socket(&client, QUIET).await);
                 }
             }
             Err(failure) => findings.push(Finding {
@@ -113,10 +132,15 @@ impl Doctor {
 
 fn relay(app: &App) -> Result<(String, Client), Failure> {
     let target = app.target()?;
-    let client = Client::builder(&target.url)
-        .and_then(|builder| builder.timeout(app.timeout()).build())
-        .map_err(|error| Failure::usage(error.to_string()))?;
+    let client = at(app, &target.url)?;
     Ok((target.url, client))
+}
+
+/// A client without a key: what is looked at is open to everybody.
+fn at(app: &App, url: &str) -> Result<Client, Failure> {
+    Client::builder(url)
+        .and_then(|builder| builder.timeout(app.timeout()).build())
+        .map_err(|error| Failure::usage(error.to_string()))
 }
 
 fn tell(app: &App, findings: &[Finding]) -> Result<(), Failure> {

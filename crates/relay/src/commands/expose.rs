@@ -14,7 +14,7 @@ use relay_actors::{
     ActorSpec, Journal, Life, Random, Router, RouterConfig, ServiceInfo, Supervisor,
     bridge::{Program, StdioBridge, is_usable_url},
 };
-use relay_client::{Attachment, PassedCall, Served, ServiceOffer};
+use relay_client::{Attachment, Error, PassedCall, Served, ServiceOffer};
 use relay_proto::{Address, Call, CallError, ServiceName, call::Json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::attached::{self, Ending, attach};
 use crate::{
     app::App,
-    error::{Failure, Outcome},
+    error::{Failure, Outcome, exit},
     files,
 };
 
@@ -100,13 +100,32 @@ impl Expose {
         let relay = attached::relay_name(&client).await;
         let seen = self.visibility();
         app.notice(&format!("{} is {seen} on {relay} (Ctrl-C ends it)", self.name));
-        let served = serve(app, &mut attachment, child.as_ref(), &mut ending).await;
+        let mut shown = 0;
+        let served = loop {
+            let child = child.as_ref();
+            let lost = match serve(app, &mut attachment, child, &mut shown, &mut ending).await {
+                Stopped::Asked => break Ok(()),
+                Stopped::GivenUp => break Err(self.given_up()),
+                Stopped::Lost(error) => error,
+            };
+            let offer =
+                async |attachment: &mut Attachment| attachment.register(&self.offer()).await;
+            match attached::reattach(app, &target, &lost, &mut ending, offer).await {
+                Ok(Some((again, _))) => attachment = again,
+                Ok(None) => break Ok(()),
+                Err(failure) if self.save && failure.exit == exit::TAKEN => {
+                    app.notice(&format!("{} is the relay's own from now on", self.name));
+                    break Ok(());
+                }
+                Err(failure) => break Err(failure),
+            }
+        };
         // Withdrawn before the program ends, so that no call finds it gone.
         drop(attachment);
         if let Some(child) = child {
             child.supervisor.shutdown(END_GRACE).await;
         }
-        served.map_err(|error| error.unwrap_or_else(|| self.given_up()))?;
+        served?;
         Ok(0)
     }
 
@@ -241,38 +260,53 @@ impl Child {
 /// The id of a call, and its result unless it was cancelled.
 type Answered = (String, Option<Result<Json, CallError>>);
 
-/// Serves calls until the command is to end; `Err(None)`: the child process was given up.
+/// Why no more calls are served.
+enum Stopped {
+    /// The command is to end.
+    Asked,
+    /// The child process only crashes.
+    GivenUp,
+    /// The connection to the relay.
+    Lost(Error),
+}
+
+/// Serves calls as long as the connection, the child process and the command last. `shown` is the last line of
+/// the process' log that was shown.
 async fn serve(
     app: &App,
     attachment: &mut Attachment,
     child: Option<&Child>,
+    shown: &mut u64,
     ending: &mut Ending,
-) -> Result<(), Option<Failure>> {
+) -> Stopped {
     let mut running: FuturesUnordered<BoxFuture<'static, Answered>> = FuturesUnordered::new();
     let mut cancels: HashMap<String, CancellationToken> = HashMap::new();
     let lines = child.and_then(|child| child.journal.clone());
     let mut newest = lines.as_ref().map(Journal::newest);
-    let mut shown = 0;
     loop {
         tokio::select! {
-            () = ending.asked() => return Ok(()),
-            () = given_up(child) => return Err(None),
+            () = ending.asked() => return Stopped::Asked,
+            () = given_up(child) => return Stopped::GivenUp,
             () = grown(newest.as_mut()) => {
-                let new = lines.as_ref().map(|journal| journal.after(shown)).unwrap_or_default();
+                let new = lines.as_ref().map(|journal| journal.after(*shown)).unwrap_or_default();
                 for line in new {
-                    shown = line.number;
+                    *shown = line.number;
                     eprintln!("{}", line.message);
                 }
             }
             Some((id, result)) = running.next(), if !running.is_empty() => {
                 cancels.remove(&id);
                 if let Some(result) = result {
-                    let answered = attachment.answer(&id, result).await;
-                    answered.map_err(|error| Some(Failure::of(error, "the relay")))?;
+                    if let Err(error) = attachment.answer(&id, result).await {
+                        return Stopped::Lost(error);
+                    }
                 }
             }
             served = attachment.next() => {
-                let served = served.map_err(|error| Some(Failure::of(error, "the relay")))?;
+                let served = match served {
+                    Ok(served) => served,
+                    Err(error) => return Stopped::Lost(error),
+                };
                 match (served, child) {
                     (Served::Call(call), Some(child)) => {
                         let cancel = CancellationToken::new();

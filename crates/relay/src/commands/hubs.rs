@@ -24,7 +24,7 @@ Examples:
   relay peers ls
   relay peers --json")]
     Ls,
-    /// Link to another hub, until this one stops
+    /// Link to another hub, from now on
     #[command(after_help = "\
 Examples:
   relay peers add wss://relay-b.example.com
@@ -39,7 +39,7 @@ Examples:
   relay peers rm relay-b.example.com
   relay peers rm relay-b.example.com --yes")]
     Rm {
-        /// Its id
+        /// Its id; its address where it never answered
         id: String,
     },
     /// Show one
@@ -126,11 +126,16 @@ impl PeersGroup {
             }
             Some(PeersVerb::Rm { id }) => {
                 app.confirm("remove", &id)?;
-                let path = format!("/federation/peers/{id}");
+                let path = format!("/federation/peers/{}", in_path(&id));
                 change(app, Request::new(Method::DELETE, path), &id).await
             }
         }
     }
+}
+
+/// An address as one segment of a path.
+fn in_path(id: &str) -> String {
+    id.replace('%', "%25").replace('/', "%2F").replace('?', "%3F").replace('#', "%23")
 }
 
 impl SpokesGroup {

@@ -101,7 +101,7 @@ impl Join {
         match tokio::time::timeout(app.timeout(), linked).await {
             Ok(status) => {
                 let status = status.map_err(failed)?;
-                app.notice(&format!("linked to {}", status["hub"].as_str().unwrap_or_default()));
+                app.notice(&super::operate::linked(&status).unwrap_or_default());
                 app.out.one(&status, &["relay", "address", "hub"])?;
                 Ok(0)
             }

@@ -8,7 +8,7 @@ mod terminal;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use relay_client::{Client, Error, LockRequest};
+use relay_client::{Client, Error, LockRequest, unix_ns};
 use relay_proto::{Code, Namespace};
 use serde_json::Value;
 
@@ -171,9 +171,10 @@ impl Acquire {
             request.request_id = id;
         }
         request.meta = self.meta.into_iter().map(|(name, value)| (name, value.into())).collect();
-        let grant =
-            client.acquire(&request).await.map_err(|error| refusal(error, &self.resource))?;
-        print(app, &grant)
+        match client.acquire(&request).await {
+            Ok(grant) => print(app, &grant),
+            Err(error) => Err(taken(&client, &request.ns, error, &self.resource).await),
+        }
     }
 }
 
@@ -235,6 +236,29 @@ fn print(app: &App, answer: &impl serde::Serialize) -> Outcome {
         serde_json::to_value(answer).map_err(|error| Failure::failed(error.to_string()))?;
     app.out.one(&answer, &GRANT)?;
     Ok(0)
+}
+
+/// A refused acquire. The refusal names the holder; since when it holds, only the history knows,
+/// and where that can't be read the rest is told without it.
+async fn taken(client: &Client, ns: &Namespace, error: Error, resource: &str) -> Failure {
+    let mut failure = refusal(error, resource);
+    let token = failure.extra.get("fencing_token").and_then(Value::as_u64);
+    let (Some(token), Some(fact)) = (token, failure.facts.first_mut()) else { return failure };
+    let history = client.lock_history(ns, resource, None).await;
+    let since = history.ok().and_then(|page| since(&page.items, token));
+    if let Some(since) = since {
+        *fact = format!("taken    {}, {fact}", times::relative(since, unix_ns()));
+    }
+    failure
+}
+
+/// When the grant of this token began, in unix nanoseconds.
+fn since(history: &[Value], token: u64) -> Option<u64> {
+    let begins = |row: &&Value| {
+        row["fencing_token"] == token
+            && ["acquire", "take_over"].iter().any(|a| row["action"] == *a)
+    };
+    history.iter().find(begins)?["at_ns"].as_str()?.parse().ok()
 }
 
 /// A refused lock operation, with what the relay told about the holder.

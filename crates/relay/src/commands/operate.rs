@@ -62,13 +62,67 @@ impl Status {
             answer[name] = value.clone();
         }
         answer["url"] = client.endpoint().to_string().into();
-        let first = ["status", "relay_id", "version", "url", "key", "uptime_s", "seq", "config"];
+        let federation: Value = client.call(Request::get("/status")).await.map_err(failed)?;
+        let federated: Result<Value, _> = client.call(Request::get("/federation/health")).await;
+        if app.out.is_json() {
+            answer["federation"] = federation;
+        } else {
+            for (name, value) in links(&federation, &federated.unwrap_or_default()) {
+                answer[name] = value;
+            }
+        }
+        let first = [
+            "status",
+            "relay_id",
+            "version",
+            "url",
+            "key",
+            "node_type",
+            "link",
+            "standby",
+            "uptime_s",
+            "seq",
+            "config",
+        ];
         app.out.one(&answer, &first)?;
         if answer["config"] == "reload_failed" {
             app.notice("the last reload failed: relay api GET /v1/config tells why");
         }
         Ok(if ready { 0 } else { exit::FAILED })
     }
+}
+
+/// What a person wants to know of a node's links, by `GET /status` and `GET /federation/health`.
+fn links(status: &Value, federated: &Value) -> Vec<(&'static str, Value)> {
+    let mut told = vec![("node_type", status["node_type"].clone())];
+    if status["node_type"] == "main" {
+        told.extend(["peers", "spokes"].map(|name| (name, federated[name].clone())));
+        return told;
+    }
+    let link = linked(status).unwrap_or_else(|| {
+        let why = status["uplink"]["last_error"].as_str().unwrap_or("no hub is configured");
+        format!("none: {why}")
+    });
+    told.push(("link", link.into()));
+    let standby = status["standby"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let standby: Vec<&str> = standby.collect();
+    if !standby.is_empty() {
+        told.push(("standby", standby.join(", ").into()));
+    }
+    told.extend(["address", "reconnects"].map(|name| (name, status[name].clone())));
+    told
+}
+
+/// The link of a home relay in words; `None` where there is none.
+pub(super) fn linked(status: &Value) -> Option<String> {
+    let mut words = format!("linked to {}", status["hub"].as_str()?);
+    if let Some(ms) = status["uplink"]["dialled_in_ms"].as_u64() {
+        words += &format!(" in {ms} ms");
+    }
+    if let Some(us) = status["link"]["rtt_us"].as_f64() {
+        words += &format!(" (rtt {:.1} ms)", us / 1_000.0);
+    }
+    Some(words)
 }
 
 impl Reload {

@@ -91,7 +91,19 @@ impl Run {
                 served = attachment.next() => match served {
                     Ok(Served::Log(line)) => attached::show(app, &line),
                     Ok(_) => {}
-                    Err(error) => return Err(Failure::of(error, &target.url)),
+                    Err(lost) => {
+                        let offer = async |attachment: &mut Attachment| {
+                            match self.offer(attachment, file, &text).await {
+                                // As at the start: it is taken when it is mended.
+                                Err(error) if self.watch && is_broken(&error) => Ok(Vec::new()),
+                                loaded => loaded,
+                            }
+                        };
+                        match attached::reattach(app, target, &lost, &mut ending, offer).await? {
+                            Some((again, _)) => attachment = again,
+                            None => return Ok(0),
+                        }
+                    }
                 },
                 _ = look.tick(), if self.watch => {
                     // Editors replace files: one that is gone for a moment is no news.
@@ -115,15 +127,23 @@ impl Run {
         file: &Path,
         text: &str,
     ) -> Result<Vec<ServiceName>, Failure> {
-        let name = relay_node::services::file_name(file);
-        let loaded = attachment.script(&name, text, self.service.as_ref()).await;
-        loaded.map_err(|error| match error {
+        self.offer(attachment, file, text).await.map_err(|error| match error {
             // The message begins with the file, the line and the column.
             Error::Refused { problem, .. } if problem.extra.contains_key("file") => {
                 Failure::failed(problem.message).hint("relay run --types", "what scripts may use")
             }
             error => Failure::of(error, &file.display().to_string()),
         })
+    }
+
+    async fn offer(
+        &self,
+        attachment: &mut Attachment,
+        file: &Path,
+        text: &str,
+    ) -> Result<Vec<ServiceName>, Error> {
+        let name = relay_node::services::file_name(file);
+        attachment.script(&name, text, self.service.as_ref()).await
     }
 
     /// In a relay of its own, on loopback: on a free port where nothing is said.
@@ -134,6 +154,11 @@ impl Run {
         let script = OwnScript { path: file, only: self.service, watch: self.watch };
         CommandLine::new(app, self.node, Vec::new()).serve(Some(script)).await
     }
+}
+
+/// Whether the script cannot be taken as it is.
+fn is_broken(error: &Error) -> bool {
+    matches!(error, Error::Refused { problem, .. } if problem.extra.contains_key("file"))
 }
 
 fn read(file: &Path) -> Result<String, Failure> {

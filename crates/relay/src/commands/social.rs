@@ -1,6 +1,7 @@
 //! `relay social`: posts, people, topics, on the same key as everything else.
 
 mod images;
+mod operator;
 mod read;
 mod show;
 mod transfer;
@@ -66,6 +67,30 @@ enum Verb {
     /// Claim something about yourself
     #[command(after_help = write::CLAIM_EXAMPLES)]
     Claim(write::Claim),
+    /// For operators: hide an identity or an event from search, explore and recommendations
+    #[command(after_help = operator::CENSOR_EXAMPLES)]
+    Censor(operator::Censor),
+    /// For operators: show it again
+    #[command(after_help = operator::CENSOR_EXAMPLES)]
+    Uncensor(operator::Uncensor),
+    /// For operators: what is hidden or refused
+    #[command(after_help = operator::CENSORED_EXAMPLES)]
+    Censored,
+    /// For operators: what waits for a verdict while moderation is on
+    #[command(after_help = operator::QUEUE_EXAMPLES)]
+    Queue(operator::Queue),
+    /// For operators: show an event of the queue
+    #[command(after_help = operator::JUDGE_EXAMPLES)]
+    Approve(operator::Judge),
+    /// For operators: do not show an event of the queue
+    #[command(after_help = operator::JUDGE_EXAMPLES)]
+    Hide(operator::Judge),
+    /// For operators: remove an identity whole
+    #[command(after_help = operator::PURGE_EXAMPLES)]
+    Purge(operator::Purge),
+    /// For operators: how much identities hold, and how much they may
+    #[command(after_help = operator::USAGE_EXAMPLES)]
+    Usage(operator::Usage),
     /// Write everything that the relay holds of you to a file
     #[command(after_help = transfer::EXAMPLES)]
     Export(transfer::Export),
@@ -90,6 +115,14 @@ impl SocialGroup {
             Verb::Servers(servers) => servers.run(app).await,
             Verb::Vouch(vouch) => vouch.run(app).await,
             Verb::Claim(claim) => claim.run(app).await,
+            Verb::Censor(censor) => censor.run(app).await,
+            Verb::Uncensor(uncensor) => uncensor.run(app).await,
+            Verb::Censored => operator::censored(app).await,
+            Verb::Queue(queue) => queue.run(app).await,
+            Verb::Approve(judge) => judge.run(app, true).await,
+            Verb::Hide(judge) => judge.run(app, false).await,
+            Verb::Purge(purge) => purge.run(app).await,
+            Verb::Usage(usage) => usage.run(app).await,
             Verb::Export(export) => export.run(app).await,
             Verb::Import(import) => import.run(app).await,
         }

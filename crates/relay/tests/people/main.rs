@@ -100,7 +100,7 @@ async fn replies_edits_reactions_and_marks() {
     alice.chat.mark_read(&dm, None).await.unwrap();
     assert_eq!(alice.chat.conversation(&dm).unwrap().unread, 0);
     bob.until("read mark", |chat| {
-        !chat.message(&dm, reply.seq.unwrap()).unwrap().read_by.is_empty()
+        chat.message(&dm, reply.seq.unwrap()).is_ok_and(|message| !message.read_by.is_empty())
     })
     .await;
     alice.chat.delete(&dm, &id).await.unwrap();
@@ -114,7 +114,7 @@ async fn replies_edits_reactions_and_marks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_offline_arrives_once_and_in_order() {
-    let relay = Relay::configured(FREE);
+    let mut relay = Relay::configured(FREE);
     provider();
     // By the local socket, whose address stays when the relay is started again.
     let url = format!("unix:{}", relay.path("relay.sock").display());
@@ -127,7 +127,7 @@ async fn what_is_written_offline_arrives_once_and_in_order() {
     bob.accept().await;
     alice.send(&dm, "0").await;
     bob.reads(&dm, "0").await;
-    let dir = relay.stop();
+    relay.stop();
     for n in 1..=5 {
         alice.send(&dm, &n.to_string()).await;
     }
@@ -135,7 +135,7 @@ async fn what_is_written_offline_arrives_once_and_in_order() {
     let alice = alice.restart().await;
     let page = alice.chat.messages(&dm, MessageRange::Newest, 50).unwrap();
     assert_eq!(page.items.iter().filter(|message| message.local.is_some()).count(), 5);
-    let _relay = Relay::start_in(dir, &[]);
+    relay.start_again();
     for person in [&alice, &bob] {
         person.chat.connect().await;
     }

@@ -39,42 +39,21 @@ impl Relay {
 
     /// In a home of its own, with more arguments of `serve`.
     pub fn start_in(dir: tempfile::TempDir, more: &[&str]) -> Self {
-        let mut child = base(dir.path())
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "text", "--data-dir"])
-            .arg(dir.path().join("data"))
-            .args(more)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut url = None;
-        for line in lines.by_ref().map_while(Result::ok) {
-            if let Some(found) = line.split_whitespace().find(|word| word.contains("://127")) {
-                url = Some(found.to_owned());
-            }
-            if line.starts_with("ready") {
-                break;
-            }
-        }
-        // The rest of its log must go somewhere, or the relay would wait for a reader.
-        let log = Arc::new(Mutex::new(Vec::new()));
-        std::thread::spawn({
-            let log = log.clone();
-            move || lines.map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
-        });
-        let relay = Self { url: url.expect("the relay tells where it listens"), dir, log, child };
-        if !relay.path("config/relay/keys/default").exists() {
-            let made = relay.run(["keys", "gen"]);
-            assert!(made.status.success(), "{}", made.stderr);
-        }
+        let (child, url, log) = launch(dir.path(), more);
+        let relay = Self { url, dir, log, child };
+        let made = relay.run(["keys", "gen"]);
+        assert!(made.status.success(), "{}", made.stderr);
         relay
     }
 
-    /// Stops it at once; its folder stays, for another start.
-    pub fn stop(mut self) -> tempfile::TempDir {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
+    /// Stops it in an orderly way; [`Self::start_again`] goes on with its data.
+    pub fn stop(&mut self) {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.ended();
+    }
+
+    pub fn start_again(&mut self) {
+        (self.child, self.url, self.log) = launch(self.dir.path(), &[]);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -139,6 +118,34 @@ impl Relay {
         writer.join().unwrap();
         Ran::of(output)
     }
+}
+
+/// Starts a relay and waits until it is ready: the process, where it listens, and what it says from then on.
+fn launch(home: &Path, more: &[&str]) -> (Child, String, Arc<Mutex<Vec<String>>>) {
+    let mut child = base(home)
+        .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "text", "--data-dir"])
+        .arg(home.join("data"))
+        .args(more)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut url = None;
+    for line in lines.by_ref().map_while(Result::ok) {
+        if let Some(found) = line.split_whitespace().find(|word| word.contains("://127")) {
+            url = Some(found.to_owned());
+        }
+        if line.starts_with("ready") {
+            break;
+        }
+    }
+    // The rest of its log must go somewhere, or the relay would wait for a reader.
+    let log = Arc::new(Mutex::new(Vec::new()));
+    std::thread::spawn({
+        let log = log.clone();
+        move || lines.map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
+    });
+    (child, url.expect("the relay tells where it listens"), log)
 }
 
 impl Drop for Relay {

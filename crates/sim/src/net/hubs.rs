@@ -27,6 +27,7 @@ enum News {
 /// How long silence takes to be noticed, and a dial to time out.
 const SILENCE: Duration = Duration::from_millis(4_500);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The usual time to a link, or to a refusal.
 const DIAL: Duration = Duration::from_millis(30);
 
 /// One relay and its hubs.
@@ -34,6 +35,8 @@ const DIAL: Duration = Duration::from_millis(30);
 pub struct Hubs {
     dialer: Dialer,
     states: Vec<State>,
+    /// How long each hub takes from dial to link.
+    delays: Vec<Duration>,
     /// Which hubs have a link.
     links: Vec<bool>,
     news: Vec<(Duration, News)>,
@@ -51,6 +54,7 @@ impl Hubs {
         Self {
             dialer: Dialer::new(plan),
             states: vec![State::Up; plan.hubs],
+            delays: vec![DIAL; plan.hubs],
             links: vec![false; plan.hubs],
             news: Vec::new(),
             rng: Rng::new(seed),
@@ -69,6 +73,11 @@ impl Hubs {
     /// The hubs that have a link.
     pub fn linked(&self) -> Vec<usize> {
         (0..self.links.len()).filter(|hub| self.links[*hub]).collect()
+    }
+
+    /// How long a hub takes from dial to link, from now on.
+    pub fn delay(&mut self, hub: usize, delay: Duration) {
+        self.delays[hub] = delay;
     }
 
     /// A hub changes.
@@ -108,7 +117,7 @@ impl Hubs {
                 Action::Dial { hub, .. } => {
                     self.dials += 1;
                     let news = match self.states[hub] {
-                        State::Up => (self.now + DIAL, News::Linked(hub)),
+                        State::Up => (self.now + self.delays[hub], News::Linked(hub)),
                         State::Down => (self.now + DIAL, News::Failed(hub)),
                         State::Frozen => (self.now + DIAL_TIMEOUT, News::Failed(hub)),
                     };

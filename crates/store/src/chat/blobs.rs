@@ -74,7 +74,7 @@ impl Store {
 }
 
 async fn vault<S: Sql>(sql: &S, user: &NodeId) -> Result<Option<(u64, Vec<u8>)>> {
-    let text = "SELECT version, blob FROM vaults WHERE user_key = $1";
+    let text = "SELECT version, blob FROM vaults WHERE user_key = ?1";
     let row = one(sql, text, &[user.into()]).await?;
     row.map(|mut row| Ok((row.number(0)?, row.bytes(1)?))).transpose()
 }
@@ -84,14 +84,14 @@ async fn set_vault<S: Sql>(
     (user, expected, blob, now_ms): &(NodeId, u64, Vec<u8>, u64),
 ) -> Result<Result<u64, u64>> {
     sql.lock_user(user).await?;
-    let text = "SELECT version FROM vaults WHERE user_key = $1";
+    let text = "SELECT version FROM vaults WHERE user_key = ?1";
     let row = one_locked(sql, text, &[user.into()]).await?;
     let present = row.map_or(Ok(0), |row| row.number(0))?;
     if present != *expected {
         return Ok(Err(present));
     }
     sql.run(
-        "INSERT INTO vaults (user_key, version, blob, updated_at_ms) VALUES ($1, $2, $3, $4)
+        "INSERT INTO vaults (user_key, version, blob, updated_at_ms) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (user_key) DO UPDATE SET version = excluded.version, blob = excluded.blob,
              updated_at_ms = excluded.updated_at_ms",
         &[user.into(), (present + 1).into(), (&blob[..]).into(), (*now_ms).into()],
@@ -111,7 +111,7 @@ async fn put_blob<S: Sql>(
         return Ok(Err(BlobRefusal::Quota { used }));
     }
     sql.run(
-        "INSERT INTO blobs (hash, owner, size, created_at_ms, expires_at_ms) VALUES ($1, $2, $3, $4, $5)
+        "INSERT INTO blobs (hash, owner, size, created_at_ms, expires_at_ms) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (hash) DO UPDATE SET expires_at_ms =
              CASE WHEN blobs.expires_at_ms < excluded.expires_at_ms THEN excluded.expires_at_ms
                   ELSE blobs.expires_at_ms END",
@@ -128,12 +128,12 @@ async fn put_blob<S: Sql>(
 }
 
 async fn usage<S: Sql>(sql: &S, owner: &NodeId) -> Result<u64> {
-    let text = "SELECT CAST(coalesce(sum(size), 0) AS bigint) FROM blobs WHERE owner = $1";
+    let text = "SELECT CAST(coalesce(sum(size), 0) AS bigint) FROM blobs WHERE owner = ?1";
     one(sql, text, &[owner.into()]).await?.map_or(Ok(0), |row| row.number(0))
 }
 
 async fn blob<S: Sql>(sql: &S, hash: &[u8; 32]) -> Result<Option<BlobRow>> {
-    let text = "SELECT owner, size, created_at_ms, expires_at_ms FROM blobs WHERE hash = $1";
+    let text = "SELECT owner, size, created_at_ms, expires_at_ms FROM blobs WHERE hash = ?1";
     let row = one(sql, text, &[hash.into()]).await?;
     row.map(|mut row| {
         Ok(BlobRow {
@@ -148,12 +148,12 @@ async fn blob<S: Sql>(sql: &S, hash: &[u8; 32]) -> Result<Option<BlobRow>> {
 }
 
 async fn expired_blobs<S: Sql>(sql: &S, (now_ms, limit): &(u64, u64)) -> Result<Vec<[u8; 32]>> {
-    let text = "SELECT hash FROM blobs WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2";
+    let text = "SELECT hash FROM blobs WHERE expires_at_ms <= ?1 ORDER BY expires_at_ms LIMIT ?2";
     let rows = sql.rows(text, &[(*now_ms).into(), (*limit).into()]).await?;
-    rows.into_iter().map(|mut row| row.array(0)).collect()
+    rows.into_iter().map(|row| row.array(0)).collect()
 }
 
 async fn drop_blob<S: Sql>(sql: &S, (hash, now_ms): &([u8; 32], u64)) -> Result<bool> {
-    let text = "DELETE FROM blobs WHERE hash = $1 AND expires_at_ms <= $2";
+    let text = "DELETE FROM blobs WHERE hash = ?1 AND expires_at_ms <= ?2";
     Ok(sql.run(text, &[hash.into(), (*now_ms).into()]).await? > 0)
 }

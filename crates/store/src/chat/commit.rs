@@ -3,7 +3,7 @@
 use relay_proto::{
     NodeId,
     auth::DeviceId,
-    conv::{ConvId, ConvKind, Handshake, MessageKind, Profile, request::Act},
+    conv::{ConvId, ConvKind, Handshake, Mail, MessageKind, Profile, request::Act},
     mls::{Accepted, Head},
 };
 
@@ -12,6 +12,7 @@ use super::{
     conversations::{lock, member},
     govern::{self, GovernRefusal, Step, carry_out},
     inbox::{self, InboxEntry},
+    mail,
     post::{
         Judged, NewMessage, PostRefusal, Posted, append, epoch_refusal, head, may_post, move_head,
         repeated,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     Store,
     error::Result,
-    sql::{Sql, exists, transact},
+    sql::{Sql, transact},
 };
 
 /// A commit, and what is to become true with it.
@@ -39,6 +40,8 @@ pub struct CommitBundle {
     pub max_per_user: u64,
     /// The most entries that an inbox keeps.
     pub max_inbox: u64,
+    /// Whether users who do not live here are told at their homes.
+    pub mail: bool,
 }
 
 /// A Welcome for one device.
@@ -144,6 +147,7 @@ async fn commit<S: Sql>(sql: &S, bundle: &CommitBundle) -> Result<Committed> {
             at_ms: message.at_ms,
             max_members: bundle.max_members,
             max_per_user: bundle.max_per_user,
+            mail: bundle.mail,
             gate: Gate::open(),
         };
         let steps = match govern::plan(sql, &conversation, &change).await? {
@@ -166,17 +170,31 @@ async fn commit<S: Sql>(sql: &S, bundle: &CommitBundle) -> Result<Committed> {
     append(sql, &conversation, message, &Judged { kind, epoch: Some(epoch), next_epoch }).await?;
     move_head(sql, &conversation, message.at_ms).await?;
     sql.run(
-        "UPDATE conversations SET group_info_epoch = $2, group_info = $3 WHERE n = $1",
+        "UPDATE conversations SET group_info_epoch = ?2, group_info = ?3 WHERE n = ?1",
         &[conversation.n.into(), next_epoch.into(), (&bundle.group_info.1[..]).into()],
     )
     .await?;
     let removed = carry_out(sql, &conversation, &plan, &message.sender, message.at_ms).await?;
     let seq = conversation.latest_seq;
+    if bundle.mail {
+        govern::tell_homes(sql, &bundle.conv, &plan, &removed, message.at_ms).await?;
+    }
     let mut delivered = Vec::with_capacity(bundle.welcomes.len());
     let mut welcomes: Vec<&WelcomeFor> = bundle.welcomes.iter().collect();
     // Inboxes are locked in one order, whoever writes to them.
     welcomes.sort_unstable_by(|a, b| (a.user, &a.device).cmp(&(b.user, &b.device)));
     for welcome in welcomes {
+        let to_home = Mail::Welcome {
+            device_id: welcome.device.clone(),
+            conv_id: bundle.conv.clone(),
+            conv_seq: seq,
+            inviter: message.sender,
+            key_package_ref: mail::reference_hex(&welcome.reference),
+            env: welcome.env.to_string(),
+        };
+        if bundle.mail && mail::write(sql, &welcome.user, &to_home, message.at_ms).await? {
+            continue;
+        }
         let body = inbox::welcome_body(
             &bundle.conv,
             &conversation.home,
@@ -208,18 +226,12 @@ async fn check_welcomes<S: Sql>(
         if !is_in && !bundle.members_add.contains(&welcome.user) {
             return Ok(Some("a welcome is for somebody who is not in the conversation"));
         }
-        let given = exists(
-            sql,
-            "SELECT i.issued_at_ms FROM key_package_issues i JOIN key_packages k ON k.reference = i.reference
-             WHERE i.reference = $1 AND i.issued_to = $2 AND k.user_key = $3 AND k.device_id = $4",
-            &[
-                (&welcome.reference).into(),
-                (&bundle.message.sender).into(),
-                (&welcome.user).into(),
-                (&welcome.device).into(),
-            ],
-        )
-        .await?;
+        // Elsewhere the user's home looks, which handed it out.
+        let elsewhere = bundle.mail && !mail::is_home_user(sql, &welcome.user).await?;
+        let sender = &bundle.message.sender;
+        let given = elsewhere
+            || mail::was_given(sql, &welcome.reference, sender, &welcome.user, &welcome.device)
+                .await?;
         if !given {
             return Ok(Some("a key_package_ref was not handed out to you for this device"));
         }

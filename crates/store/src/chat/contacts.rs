@@ -60,7 +60,7 @@ async fn change_list<S: Sql>(sql: &S, change: &ContactChange) -> Result<ContactO
     let user = &change.user;
     sql.lock_user(user).await?;
     let known = sql
-        .rows(&format!("SELECT target FROM {table} WHERE user_key = $1"), &[user.into()])
+        .rows(&format!("SELECT target FROM {table} WHERE user_key = ?1"), &[user.into()])
         .await?
         .into_iter()
         .map(|mut row| row.key(0))
@@ -75,11 +75,11 @@ async fn change_list<S: Sql>(sql: &S, change: &ContactChange) -> Result<ContactO
         return Ok(ContactOutcome::TooMany);
     }
     for contact in after.difference(&known) {
-        let text = format!("INSERT INTO {table} (user_key, target) VALUES ($1, $2)");
+        let text = format!("INSERT INTO {table} (user_key, target) VALUES (?1, ?2)");
         sql.run(&text, &[user.into(), contact.into()]).await?;
     }
     for contact in known.difference(&after) {
-        let text = format!("DELETE FROM {table} WHERE user_key = $1 AND target = $2");
+        let text = format!("DELETE FROM {table} WHERE user_key = ?1 AND target = ?2");
         sql.run(&text, &[user.into(), contact.into()]).await?;
     }
     Ok(ContactOutcome::Done(after.len() as u64))

@@ -2,9 +2,10 @@
 
 use relay_proto::{
     NodeId,
-    conv::{ConvId, ConvKind, Profile, Role},
+    conv::{ConvId, ConvKind, Mail, Profile, Role},
 };
 
+use super::mail;
 use crate::{
     Store,
     error::Result,
@@ -25,6 +26,8 @@ pub struct NewConversation {
     pub at_ms: u64,
     pub max_members: u64,
     pub max_per_user: u64,
+    /// Whether users who do not live here are told at their homes.
+    pub mail: bool,
 }
 
 /// What became of a creation.
@@ -147,7 +150,7 @@ pub(super) fn role(number: u64) -> Result<Role> {
 
 /// The row of a conversation, held until the end of the transaction.
 pub(super) async fn lock<S: Sql>(sql: &S, conv: &ConvId) -> Result<Option<ConversationRow>> {
-    let text = format!("SELECT {COLUMNS} FROM conversations c WHERE c.conv_id = $1");
+    let text = format!("SELECT {COLUMNS} FROM conversations c WHERE c.conv_id = ?1");
     let row = one_locked(sql, &text, &[conv.into()]).await?;
     row.map(|mut row| conversation_row(&mut row)).transpose()
 }
@@ -157,7 +160,7 @@ pub(super) async fn member<S: Sql>(sql: &S, conv: i64, user: &NodeId) -> Result<
     let row = one(
         sql,
         "SELECT user_key, role, joined_seq, muted_at_ms, muted_by FROM conversation_members
-         WHERE conv = $1 AND user_key = $2",
+         WHERE conv = ?1 AND user_key = ?2",
         &[conv.into(), user.into()],
     )
     .await?;
@@ -181,8 +184,8 @@ fn member_row(row: &mut Row, from: usize) -> Result<MemberRow> {
 pub(super) async fn blocked<S: Sql>(sql: &S, one: &NodeId, other: &NodeId) -> Result<bool> {
     exists(
         sql,
-        "SELECT CAST(1 AS bigint) FROM blocks WHERE user_key = $1 AND target = $2
-         UNION ALL SELECT CAST(1 AS bigint) FROM blocks WHERE user_key = $2 AND target = $1",
+        "SELECT CAST(1 AS bigint) FROM blocks WHERE user_key = ?1 AND target = ?2
+         UNION ALL SELECT CAST(1 AS bigint) FROM blocks WHERE user_key = ?2 AND target = ?1",
         &[one.into(), other.into()],
     )
     .await
@@ -192,7 +195,7 @@ pub(super) async fn blocked<S: Sql>(sql: &S, one: &NodeId, other: &NodeId) -> Re
 pub(super) async fn is_full<S: Sql>(sql: &S, user: &NodeId, limit: u64) -> Result<bool> {
     let count = one(
         sql,
-        "SELECT count(*) FROM (SELECT conv FROM conversation_members WHERE user_key = $1 LIMIT $2) x",
+        "SELECT count(*) FROM (SELECT conv FROM conversation_members WHERE user_key = ?1 LIMIT ?2) x",
         &[user.into(), limit.into()],
     )
     .await?;
@@ -211,7 +214,7 @@ pub(super) async fn add_member<S: Sql>(
     let added = sql
         .run(
             "INSERT INTO conversation_members (conv, user_key, role, joined_at_ms, joined_seq)
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
             &[conv.into(), user.into(), role.number().into(), at_ms.into(), seq.into()],
         )
         .await?;
@@ -228,7 +231,7 @@ async fn create<S: Sql>(sql: &S, new: &NewConversation) -> Result<CreateOutcome>
             return Ok(CreateOutcome::Blocked);
         }
     }
-    let taken = "SELECT n FROM conversations WHERE conv_id = $1";
+    let taken = "SELECT n FROM conversations WHERE conv_id = ?1";
     if exists(sql, taken, &[(&new.conv).into()]).await? {
         return Ok(CreateOutcome::Taken);
     }
@@ -243,7 +246,7 @@ async fn create<S: Sql>(sql: &S, new: &NewConversation) -> Result<CreateOutcome>
         sql,
         "INSERT INTO conversations (conv_id, profile, kind, home, created_by, created_at_ms, title, members,
              latest_seq, latest_ts_ms, earliest_seq, epoch)
-         VALUES ($1, $2, $3, $4, $5, $6, '', $7, 0, 0, 1, 0) ON CONFLICT (conv_id) DO NOTHING RETURNING n",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, '', ?7, 0, 0, 1, 0) ON CONFLICT (conv_id) DO NOTHING RETURNING n",
         &[
             (&new.conv).into(),
             profile.into(),
@@ -261,6 +264,14 @@ async fn create<S: Sql>(sql: &S, new: &NewConversation) -> Result<CreateOutcome>
     for member in &new.members {
         add_member(sql, n, member, Role::Member, (new.at_ms, 0)).await?;
     }
+    if new.mail {
+        let mut told: Vec<&NodeId> = new.members.iter().chain([&new.creator]).collect();
+        told.sort_unstable();
+        for user in told {
+            let joined = Mail::Joined { conv_id: new.conv.clone() };
+            mail::write(sql, user, &joined, new.at_ms).await?;
+        }
+    }
     Ok(CreateOutcome::Created)
 }
 
@@ -271,7 +282,7 @@ async fn membership<S: Sql>(
     let text = format!(
         "SELECT {COLUMNS}, m.user_key, m.role, m.joined_seq, m.muted_at_ms, m.muted_by
          FROM conversations c JOIN conversation_members m ON m.conv = c.n
-         WHERE c.conv_id = $1 AND m.user_key = $2"
+         WHERE c.conv_id = ?1 AND m.user_key = ?2"
     );
     let row = one(sql, &text, &[conv.into(), user.into()]).await?;
     row.map(|mut row| Ok((conversation_row(&mut row)?, member_row(&mut row, 8)?))).transpose()
@@ -285,7 +296,7 @@ async fn members<S: Sql>(
     let rows = sql
         .rows(
             "SELECT user_key, role, joined_seq, muted_at_ms, muted_by FROM conversation_members
-             WHERE conv = $1 ORDER BY role, user_key",
+             WHERE conv = ?1 ORDER BY role, user_key",
             &[conversation.n.into()],
         )
         .await?;
@@ -300,7 +311,7 @@ async fn bans<S: Sql>(
     let Some((conversation, member)) = membership(sql, asked).await? else { return Ok(None) };
     let rows = sql
         .rows(
-            "SELECT user_key, banned_by, banned_at_ms FROM conversation_bans WHERE conv = $1 ORDER BY user_key",
+            "SELECT user_key, banned_by, banned_at_ms FROM conversation_bans WHERE conv = ?1 ORDER BY user_key",
             &[conversation.n.into()],
         )
         .await?;
@@ -314,7 +325,7 @@ async fn group_info<S: Sql>(
     asked: &(ConvId, NodeId),
 ) -> Result<Option<Option<(u64, Vec<u8>)>>> {
     let Some((conversation, _)) = membership(sql, asked).await? else { return Ok(None) };
-    let text = "SELECT group_info_epoch, group_info FROM conversations WHERE n = $1";
+    let text = "SELECT group_info_epoch, group_info FROM conversations WHERE n = ?1";
     let Some(mut row) = one(sql, text, &[conversation.n.into()]).await? else { return Ok(None) };
     let Some(epoch) = row.opt_number(0)? else { return Ok(Some(None)) };
     Ok(Some(Some((epoch, row.bytes(1)?))))

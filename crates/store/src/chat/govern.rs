@@ -2,12 +2,13 @@
 
 use relay_proto::{
     NodeId,
-    conv::{ConvId, ConvKind, Profile, Role, request::Act},
+    conv::{ConvId, ConvKind, Mail, Profile, Role, request::Act},
 };
 
 use super::{
     Gate,
     conversations::{ConversationRow, MemberRow, add_member, blocked, is_full, lock, member},
+    mail,
 };
 use crate::{
     Store,
@@ -26,6 +27,8 @@ pub struct Governing {
     pub at_ms: u64,
     pub max_members: u64,
     pub max_per_user: u64,
+    /// Whether users who do not live here are told at their homes.
+    pub mail: bool,
     pub gate: Gate,
 }
 
@@ -130,6 +133,9 @@ async fn govern<S: Sql>(sql: &S, change: &Governing) -> Result<GovernOutcome> {
         Err(refusal) => return refused(refusal),
     };
     let removed = carry_out(sql, &conversation, &plan, &change.actor, change.at_ms).await?;
+    if change.mail {
+        tell_homes(sql, &change.conv, &plan, &removed, change.at_ms).await?;
+    }
     Ok(GovernOutcome::Done { removed })
 }
 
@@ -172,7 +178,7 @@ async fn may_enter<S: Sql>(
     if blocked(sql, &change.actor, target).await? {
         return Ok(Some(GovernRefusal::Blocked));
     }
-    let banned = "SELECT banned_at_ms FROM conversation_bans WHERE conv = $1 AND user_key = $2";
+    let banned = "SELECT banned_at_ms FROM conversation_bans WHERE conv = ?1 AND user_key = ?2";
     if exists(sql, banned, &[conversation.n.into(), target.into()]).await? {
         return Ok(Some(GovernRefusal::Banned));
     }
@@ -201,12 +207,12 @@ pub(super) async fn carry_out<S: Sql>(
             }
             Step::Become(role) => {
                 let text =
-                    "UPDATE conversation_members SET role = $3 WHERE conv = $1 AND user_key = $2";
+                    "UPDATE conversation_members SET role = ?3 WHERE conv = ?1 AND user_key = ?2";
                 sql.run(text, &[n.into(), user.into(), role.number().into()]).await?;
             }
             Step::Drop | Step::Ban => {
                 if before.is_some() {
-                    let text = "DELETE FROM conversation_members WHERE conv = $1 AND user_key = $2";
+                    let text = "DELETE FROM conversation_members WHERE conv = ?1 AND user_key = ?2";
                     sql.run(text, &[n.into(), user.into()]).await?;
                     members -= 1;
                     removed.push(*user);
@@ -214,33 +220,53 @@ pub(super) async fn carry_out<S: Sql>(
                 if *step == Step::Ban {
                     sql.run(
                         "INSERT INTO conversation_bans (conv, user_key, banned_by, banned_at_ms)
-                         VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+                         VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
                         &[n.into(), user.into(), actor.into(), at_ms.into()],
                     )
                     .await?;
                 }
             }
             Step::Unban => {
-                let text = "DELETE FROM conversation_bans WHERE conv = $1 AND user_key = $2";
+                let text = "DELETE FROM conversation_bans WHERE conv = ?1 AND user_key = ?2";
                 sql.run(text, &[n.into(), user.into()]).await?;
             }
             Step::Mute => {
-                let text = "UPDATE conversation_members SET muted_at_ms = $3, muted_by = $4
-                            WHERE conv = $1 AND user_key = $2 AND muted_at_ms IS NULL";
+                let text = "UPDATE conversation_members SET muted_at_ms = ?3, muted_by = ?4
+                            WHERE conv = ?1 AND user_key = ?2 AND muted_at_ms IS NULL";
                 sql.run(text, &[n.into(), user.into(), at_ms.into(), actor.into()]).await?;
             }
             Step::Unmute => {
                 let text = "UPDATE conversation_members SET muted_at_ms = NULL, muted_by = NULL
-                            WHERE conv = $1 AND user_key = $2";
+                            WHERE conv = ?1 AND user_key = ?2";
                 sql.run(text, &[n.into(), user.into()]).await?;
             }
         }
     }
     if members != conversation.members {
-        let text = "UPDATE conversations SET members = $2 WHERE n = $1";
+        let text = "UPDATE conversations SET members = ?2 WHERE n = ?1";
         sql.run(text, &[n.into(), members.into()]).await?;
     }
     Ok(removed)
+}
+
+/// Writes to the homes of those who came in or went out.
+pub(super) async fn tell_homes<S: Sql>(
+    sql: &S,
+    conv: &ConvId,
+    plan: &Plan,
+    removed: &[NodeId],
+    at_ms: u64,
+) -> Result<()> {
+    let joined = plan.iter().filter(|(_, _, step)| *step == Step::Add).map(|(user, ..)| user);
+    let joined = joined.map(|user| (user, Mail::Joined { conv_id: conv.clone() }));
+    let left = removed.iter().map(|user| (user, Mail::Left { conv_id: conv.clone() }));
+    let mut told: Vec<(&NodeId, Mail)> = joined.chain(left).collect();
+    // Users are locked in one order, whoever writes.
+    told.sort_by_key(|(user, _)| **user);
+    for (user, mail) in told {
+        mail::write(sql, user, &mail, at_ms).await?;
+    }
+    Ok(())
 }
 
 async fn set_title<S: Sql>(sql: &S, asked: &(ConvId, NodeId, String)) -> Result<bool> {
@@ -250,7 +276,7 @@ async fn set_title<S: Sql>(sql: &S, asked: &(ConvId, NodeId, String)) -> Result<
     if !actor.is_some_and(|actor| actor.role.governs()) {
         return Ok(false);
     }
-    let text = "UPDATE conversations SET title = $2 WHERE n = $1";
+    let text = "UPDATE conversations SET title = ?2 WHERE n = ?1";
     sql.run(text, &[conversation.n.into(), title.as_str().into()]).await?;
     Ok(true)
 }

@@ -96,7 +96,7 @@ pub(super) async fn put<S: Sql>(
 ) -> Result<InboxEntry> {
     let numbered = one(
         sql,
-        "INSERT INTO inboxes (user_key, device_id, latest_seq, next_seq) VALUES ($1, $2, 1, 1)
+        "INSERT INTO inboxes (user_key, device_id, latest_seq, next_seq) VALUES (?1, ?2, 1, 1)
          ON CONFLICT (user_key, device_id) DO UPDATE SET latest_seq = inboxes.latest_seq + 1
          RETURNING latest_seq",
         &[user.into(), device.into()],
@@ -104,13 +104,13 @@ pub(super) async fn put<S: Sql>(
     .await?;
     let seq = numbered.ok_or_else(|| damaged("an inbox without a number"))?.number(0)?;
     sql.run(
-        "INSERT INTO inbox_entries (user_key, device_id, seq, at_ms, body) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO inbox_entries (user_key, device_id, seq, at_ms, body) VALUES (?1, ?2, ?3, ?4, ?5)",
         &[user.into(), device.into(), seq.into(), at_ms.into(), body.as_bytes().into()],
     )
     .await?;
     if seq > max {
         sql.run(
-            "DELETE FROM inbox_entries WHERE user_key = $1 AND device_id = $2 AND seq <= $3",
+            "DELETE FROM inbox_entries WHERE user_key = ?1 AND device_id = ?2 AND seq <= ?3",
             &[user.into(), device.into(), (seq - max).into()],
         )
         .await?;
@@ -122,7 +122,7 @@ async fn page<S: Sql>(
     sql: &S,
     (user, device, from_seq, limit): &(NodeId, DeviceId, Option<u64>, u64),
 ) -> Result<InboxPage> {
-    let text = "SELECT latest_seq, next_seq FROM inboxes WHERE user_key = $1 AND device_id = $2";
+    let text = "SELECT latest_seq, next_seq FROM inboxes WHERE user_key = ?1 AND device_id = ?2";
     let bounds = one(sql, text, &[user.into(), device.into()]).await?;
     let (latest_seq, next_seq) = match bounds {
         Some(row) => (row.number(0)?, row.number(1)?),
@@ -131,7 +131,7 @@ async fn page<S: Sql>(
     let rows = sql
         .rows(
             "SELECT seq, body FROM inbox_entries
-             WHERE user_key = $1 AND device_id = $2 AND seq >= $3 AND seq <= $4 ORDER BY seq LIMIT $5",
+             WHERE user_key = ?1 AND device_id = ?2 AND seq >= ?3 AND seq <= ?4 ORDER BY seq LIMIT ?5",
             &[
                 user.into(),
                 device.into(),
@@ -154,8 +154,8 @@ async fn page<S: Sql>(
 
 async fn acknowledge<S: Sql>(sql: &S, (user, device, seq): &(NodeId, DeviceId, u64)) -> Result<()> {
     sql.run(
-        "UPDATE inboxes SET next_seq = CASE WHEN latest_seq < $3 THEN latest_seq + 1 ELSE $3 + 1 END
-         WHERE user_key = $1 AND device_id = $2 AND next_seq <= $3",
+        "UPDATE inboxes SET next_seq = CASE WHEN latest_seq < ?3 THEN latest_seq + 1 ELSE ?3 + 1 END
+         WHERE user_key = ?1 AND device_id = ?2 AND next_seq <= ?3",
         &[user.into(), device.into(), (*seq).into()],
     )
     .await?;
@@ -163,10 +163,10 @@ async fn acknowledge<S: Sql>(sql: &S, (user, device, seq): &(NodeId, DeviceId, u
 }
 
 async fn sweep<S: Sql>(sql: &S, (acked_before, before): &(u64, u64)) -> Result<u64> {
-    let old = sql.run("DELETE FROM inbox_entries WHERE at_ms < $1", &[(*before).into()]).await?;
+    let old = sql.run("DELETE FROM inbox_entries WHERE at_ms < ?1", &[(*before).into()]).await?;
     let acked = sql
         .run(
-            "DELETE FROM inbox_entries WHERE at_ms < $1 AND seq < (
+            "DELETE FROM inbox_entries WHERE at_ms < ?1 AND seq < (
                  SELECT i.next_seq FROM inboxes i
                  WHERE i.user_key = inbox_entries.user_key AND i.device_id = inbox_entries.device_id)",
             &[(*acked_before).into()],

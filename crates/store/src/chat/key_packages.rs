@@ -6,7 +6,7 @@ use super::conversations::blocked;
 use crate::{
     Store,
     error::Result,
-    sql::{Arg, Sql, look, one, transact},
+    sql::{Arg, Sql, exists, look, one, transact},
 };
 
 /// A package as it is handed in.
@@ -28,6 +28,8 @@ pub struct Publish {
     pub revoke: bool,
     pub packages: Vec<NewKeyPackage>,
     pub last_resort: Option<NewKeyPackage>,
+    /// Handed out only to whom the user knows.
+    pub for_contacts: bool,
     pub at_ms: u64,
     /// Of those not handed out; above it the oldest go.
     pub max_pool: u64,
@@ -47,6 +49,8 @@ pub struct Fetch {
     pub count: u64,
     /// `count` of each device, instead of `count` over all.
     pub per_device: bool,
+    /// Packages for contacts are not for others.
+    pub contacts_only: bool,
     pub now_ms: u64,
 }
 
@@ -107,7 +111,7 @@ async fn put<S: Sql>(sql: &S, publish: &Publish) -> Result<Published> {
     let (user, device) = (&publish.user, &publish.device);
     sql.lock_user(user).await?;
     if publish.revoke {
-        let text = "UPDATE key_packages SET bytes = NULL WHERE user_key = $1 AND device_id = $2";
+        let text = "UPDATE key_packages SET bytes = NULL WHERE user_key = ?1 AND device_id = ?2";
         sql.run(text, &[user.into(), device.into()]).await?;
     }
     for package in &publish.packages {
@@ -118,7 +122,7 @@ async fn put<S: Sql>(sql: &S, publish: &Publish) -> Result<Published> {
     {
         sql.run(
             "UPDATE key_packages SET bytes = NULL
-             WHERE user_key = $1 AND device_id = $2 AND last_resort = 1 AND bytes IS NOT NULL AND hash <> $3",
+             WHERE user_key = ?1 AND device_id = ?2 AND last_resort = 1 AND bytes IS NOT NULL AND hash <> ?3",
             &[user.into(), device.into(), blake3::hash(&package.bytes).as_bytes().into()],
         )
         .await?;
@@ -128,8 +132,8 @@ async fn put<S: Sql>(sql: &S, publish: &Publish) -> Result<Published> {
         sql.run(
             "UPDATE key_packages SET bytes = NULL WHERE n IN (
                  SELECT n FROM key_packages
-                 WHERE user_key = $1 AND device_id = $2 AND last_resort = 0 AND bytes IS NOT NULL
-                 ORDER BY n LIMIT $3)",
+                 WHERE user_key = ?1 AND device_id = ?2 AND last_resort = 0 AND bytes IS NOT NULL
+                 ORDER BY n LIMIT ?3)",
             &[user.into(), device.into(), (available - publish.max_pool).into()],
         )
         .await?;
@@ -146,8 +150,8 @@ async fn insert<S: Sql>(
 ) -> Result<bool> {
     let added = sql
         .run(
-            "INSERT INTO key_packages (user_key, device_id, hash, reference, last_resort, not_after_s, bytes, created_at_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+            "INSERT INTO key_packages (user_key, device_id, hash, reference, last_resort, not_after_s, bytes, created_at_ms, for_contacts)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
             &[
                 (&publish.user).into(),
                 (&publish.device).into(),
@@ -157,6 +161,7 @@ async fn insert<S: Sql>(
                 package.not_after_s.into(),
                 (&package.bytes[..]).into(),
                 publish.at_ms.into(),
+                publish.for_contacts.into(),
             ],
         )
         .await?;
@@ -167,12 +172,28 @@ async fn count<S: Sql>(sql: &S, user: &NodeId, device: &DeviceId, now_ms: u64) -
     let row = one(
         sql,
         "SELECT count(*) FROM key_packages
-         WHERE user_key = $1 AND device_id = $2 AND last_resort = 0 AND bytes IS NOT NULL
-             AND (not_after_s IS NULL OR not_after_s > $3)",
+         WHERE user_key = ?1 AND device_id = ?2 AND last_resort = 0 AND bytes IS NOT NULL
+             AND (not_after_s IS NULL OR not_after_s > ?3)",
         &[user.into(), device.into(), (now_ms / 1_000).into()],
     )
     .await?;
     row.map_or(Ok(0), |row| row.number(0))
+}
+
+/// Whether somebody is the user, one of their contacts, or in a conversation with them.
+async fn knows<S: Sql>(sql: &S, user: &NodeId, other: &NodeId) -> Result<bool> {
+    if user == other {
+        return Ok(true);
+    }
+    exists(
+        sql,
+        "SELECT CAST(1 AS bigint) FROM watches WHERE user_key = ?1 AND target = ?2
+         UNION ALL SELECT CAST(1 AS bigint) FROM conversation_members a
+             JOIN conversation_members b ON b.conv = a.conv
+             WHERE a.user_key = ?1 AND b.user_key = ?2",
+        &[user.into(), other.into()],
+    )
+    .await
 }
 
 async fn fetch_all<S: Sql>(sql: &S, fetch: &Fetch) -> Result<Fetched> {
@@ -180,14 +201,16 @@ async fn fetch_all<S: Sql>(sql: &S, fetch: &Fetch) -> Result<Fetched> {
     if blocked(sql, &fetch.by, &fetch.user).await? {
         return Ok(fetched);
     }
+    let knows = !fetch.contacts_only || knows(sql, &fetch.user, &fetch.by).await?;
     sql.lock_user(&fetch.user).await?;
     let now_s: Arg<'_> = (fetch.now_ms / 1_000).into();
     let devices = sql
         .rows(
             "SELECT DISTINCT device_id FROM key_packages
-             WHERE user_key = $1 AND bytes IS NOT NULL AND (not_after_s IS NULL OR not_after_s > $2)
+             WHERE user_key = ?1 AND bytes IS NOT NULL AND (not_after_s IS NULL OR not_after_s > ?2)
+                 AND for_contacts <= ?3
              ORDER BY device_id",
-            &[(&fetch.user).into(), now_s],
+            &[(&fetch.user).into(), now_s, knows.into()],
         )
         .await?;
     if fetch.count == 0 {
@@ -196,7 +219,7 @@ async fn fetch_all<S: Sql>(sql: &S, fetch: &Fetch) -> Result<Fetched> {
     if fetch.per_device {
         for mut row in devices {
             let device = row.device(0)?;
-            let packages = take_of(sql, fetch, &device, fetch.count, &mut fetched).await?;
+            let packages = take_of(sql, fetch, knows, &device, &mut fetched).await?;
             let left = count(sql, &fetch.user, &device, fetch.now_ms).await?;
             fetched.packages.extend(packages.iter().cloned());
             fetched.devices.push(FetchedDevice { device, packages, left });
@@ -206,10 +229,10 @@ async fn fetch_all<S: Sql>(sql: &S, fetch: &Fetch) -> Result<Fetched> {
     let oldest = sql
         .rows(
             "SELECT n, bytes, reference, device_id FROM key_packages
-             WHERE user_key = $1 AND last_resort = 0 AND bytes IS NOT NULL
-                 AND (not_after_s IS NULL OR not_after_s > $2)
-             ORDER BY n LIMIT $3",
-            &[(&fetch.user).into(), now_s, fetch.count.into()],
+             WHERE user_key = ?1 AND last_resort = 0 AND bytes IS NOT NULL
+                 AND (not_after_s IS NULL OR not_after_s > ?2) AND for_contacts <= ?4
+             ORDER BY n LIMIT ?3",
+            &[(&fetch.user).into(), now_s, fetch.count.into(), knows.into()],
         )
         .await?;
     for mut row in oldest {
@@ -233,7 +256,7 @@ async fn fetch_all<S: Sql>(sql: &S, fetch: &Fetch) -> Result<Fetched> {
         if fetched.devices.iter().any(|known| known.device == device) {
             continue;
         }
-        if let Some(bytes) = last_resort(sql, fetch, &device).await? {
+        if let Some(bytes) = last_resort(sql, fetch, knows, &device).await? {
             fetched.last_resort_used = true;
             fetched.packages.push(bytes.clone());
             fetched.devices.push(FetchedDevice { device, packages: vec![bytes], left: 0 });
@@ -246,17 +269,23 @@ async fn fetch_all<S: Sql>(sql: &S, fetch: &Fetch) -> Result<Fetched> {
 async fn take_of<S: Sql>(
     sql: &S,
     fetch: &Fetch,
+    knows: bool,
     device: &DeviceId,
-    count: u64,
     fetched: &mut Fetched,
 ) -> Result<Vec<Vec<u8>>> {
     let rows = sql
         .rows(
             "SELECT n, bytes, reference FROM key_packages
-             WHERE user_key = $1 AND device_id = $2 AND last_resort = 0 AND bytes IS NOT NULL
-                 AND (not_after_s IS NULL OR not_after_s > $3)
-             ORDER BY n LIMIT $4",
-            &[(&fetch.user).into(), device.into(), (fetch.now_ms / 1_000).into(), count.into()],
+             WHERE user_key = ?1 AND device_id = ?2 AND last_resort = 0 AND bytes IS NOT NULL
+                 AND (not_after_s IS NULL OR not_after_s > ?3) AND for_contacts <= ?5
+             ORDER BY n LIMIT ?4",
+            &[
+                (&fetch.user).into(),
+                device.into(),
+                (fetch.now_ms / 1_000).into(),
+                fetch.count.into(),
+                knows.into(),
+            ],
         )
         .await?;
     let mut packages = Vec::with_capacity(rows.len());
@@ -265,7 +294,7 @@ async fn take_of<S: Sql>(
         packages.push(row.bytes(1)?);
     }
     if packages.is_empty()
-        && let Some(bytes) = last_resort(sql, fetch, device).await?
+        && let Some(bytes) = last_resort(sql, fetch, knows, device).await?
     {
         fetched.last_resort_used = true;
         packages.push(bytes);
@@ -273,14 +302,19 @@ async fn take_of<S: Sql>(
     Ok(packages)
 }
 
-async fn last_resort<S: Sql>(sql: &S, fetch: &Fetch, device: &DeviceId) -> Result<Option<Vec<u8>>> {
+async fn last_resort<S: Sql>(
+    sql: &S,
+    fetch: &Fetch,
+    knows: bool,
+    device: &DeviceId,
+) -> Result<Option<Vec<u8>>> {
     let row = one(
         sql,
         "SELECT bytes, reference FROM key_packages
-         WHERE user_key = $1 AND device_id = $2 AND last_resort = 1 AND bytes IS NOT NULL
-             AND (not_after_s IS NULL OR not_after_s > $3)
+         WHERE user_key = ?1 AND device_id = ?2 AND last_resort = 1 AND bytes IS NOT NULL
+             AND (not_after_s IS NULL OR not_after_s > ?3) AND for_contacts <= ?4
          ORDER BY n DESC LIMIT 1",
-        &[(&fetch.user).into(), device.into(), (fetch.now_ms / 1_000).into()],
+        &[(&fetch.user).into(), device.into(), (fetch.now_ms / 1_000).into(), knows.into()],
     )
     .await?;
     let Some(mut row) = row else { return Ok(None) };
@@ -296,11 +330,11 @@ async fn issue<S: Sql>(
     reference: Option<Vec<u8>>,
 ) -> Result<()> {
     if let Some(n) = one_time {
-        sql.run("UPDATE key_packages SET bytes = NULL WHERE n = $1", &[n.into()]).await?;
+        sql.run("UPDATE key_packages SET bytes = NULL WHERE n = ?1", &[n.into()]).await?;
     }
     if let Some(reference) = reference {
         sql.run(
-            "INSERT INTO key_package_issues (reference, issued_to, issued_at_ms) VALUES ($1, $2, $3)
+            "INSERT INTO key_package_issues (reference, issued_to, issued_at_ms) VALUES (?1, ?2, ?3)
              ON CONFLICT (reference, issued_to) DO UPDATE SET issued_at_ms = excluded.issued_at_ms",
             &[(&reference[..]).into(), (&fetch.by).into(), fetch.now_ms.into()],
         )
@@ -313,7 +347,7 @@ async fn pool<S: Sql>(sql: &S, (user, now_ms): &(NodeId, u64)) -> Result<Vec<Poo
     let rows = sql
         .rows(
             "SELECT device_id, last_resort, count(*) FROM key_packages
-             WHERE user_key = $1 AND bytes IS NOT NULL AND (not_after_s IS NULL OR not_after_s > $2)
+             WHERE user_key = ?1 AND bytes IS NOT NULL AND (not_after_s IS NULL OR not_after_s > ?2)
              GROUP BY device_id, last_resort ORDER BY device_id, last_resort",
             &[user.into(), (*now_ms / 1_000).into()],
         )
@@ -336,9 +370,9 @@ async fn pool<S: Sql>(sql: &S, (user, now_ms): &(NodeId, u64)) -> Result<Vec<Poo
 }
 
 async fn sweep<S: Sql>(sql: &S, (issued_before_ms, expired_before_s): &(u64, u64)) -> Result<u64> {
-    let text = "DELETE FROM key_package_issues WHERE issued_at_ms < $1";
+    let text = "DELETE FROM key_package_issues WHERE issued_at_ms < ?1";
     let issues = sql.run(text, &[(*issued_before_ms).into()]).await?;
     // What has expired is never handed out, so it need not be known when it comes again.
-    let text = "DELETE FROM key_packages WHERE not_after_s < $1";
+    let text = "DELETE FROM key_packages WHERE not_after_s < ?1";
     Ok(issues + sql.run(text, &[(*expired_before_s).into()]).await?)
 }

@@ -94,7 +94,7 @@ async fn list<S: Sql>(sql: &S, user: &NodeId) -> Result<Vec<ConversationView>> {
                  s.label, s.pinned_at_ms, s.muted, s.archived, s.last_read_seq
              FROM conversation_members m JOIN conversations c ON c.n = m.conv
              LEFT JOIN conversation_state s ON s.user_key = m.user_key AND s.conv = m.conv
-             WHERE m.user_key = $1",
+             WHERE m.user_key = ?1",
             &[user.into()],
         )
         .await?;
@@ -137,7 +137,7 @@ async fn small_members<S: Sql>(sql: &S, user: &NodeId) -> Result<HashMap<u64, Ve
             "SELECT o.conv, o.user_key FROM conversation_members m
              JOIN conversations c ON c.n = m.conv
              JOIN conversation_members o ON o.conv = m.conv
-             WHERE m.user_key = $1 AND c.members <= $2 ORDER BY o.user_key",
+             WHERE m.user_key = ?1 AND c.members <= ?2 ORDER BY o.user_key",
             &[user.into(), MEMBERS_SHOWN.into()],
         )
         .await?;
@@ -155,7 +155,7 @@ async fn set<S: Sql>(
     let found = one(
         sql,
         "SELECT c.n, c.latest_seq, c.earliest_seq FROM conversations c
-         JOIN conversation_members m ON m.conv = c.n WHERE c.conv_id = $1 AND m.user_key = $2",
+         JOIN conversation_members m ON m.conv = c.n WHERE c.conv_id = ?1 AND m.user_key = ?2",
         &[conv.into(), user.into()],
     )
     .await?;
@@ -163,7 +163,7 @@ async fn set<S: Sql>(
     let (n, latest_seq, earliest_seq) = (found.number(0)?, found.number(1)?, found.number(2)?);
     sql.run(
         "INSERT INTO conversation_state (user_key, conv, label, pinned_at_ms, muted, archived)
-         VALUES ($1, $2, '', 0, 0, 0) ON CONFLICT DO NOTHING",
+         VALUES (?1, ?2, '', 0, 0, 0) ON CONFLICT DO NOTHING",
         &[user.into(), n.into()],
     )
     .await?;
@@ -174,18 +174,18 @@ async fn set<S: Sql>(
         PersonalChange::Archived(archived) => ("archived", (*archived).into()),
         PersonalChange::ReadTo(to) => {
             let text =
-                "SELECT last_read_seq FROM conversation_state WHERE user_key = $1 AND conv = $2";
+                "SELECT last_read_seq FROM conversation_state WHERE user_key = ?1 AND conv = ?2";
             let row = one_locked(sql, text, &[user.into(), n.into()]).await?;
             let before = row.map(|row| row.opt_number(0)).transpose()?.flatten();
             let last_read_seq = read_mark(latest_seq, earliest_seq, before, *to);
-            let text = "UPDATE conversation_state SET last_read_seq = $3 WHERE user_key = $1 AND conv = $2";
+            let text = "UPDATE conversation_state SET last_read_seq = ?3 WHERE user_key = ?1 AND conv = ?2";
             sql.run(text, &[user.into(), n.into(), last_read_seq.into()]).await?;
             let outcome = MarkOutcome { last_read_seq, latest_seq, earliest_seq };
             return Ok(PersonalOutcome::Read(outcome));
         }
     };
     let text =
-        format!("UPDATE conversation_state SET {column} = $3 WHERE user_key = $1 AND conv = $2");
+        format!("UPDATE conversation_state SET {column} = ?3 WHERE user_key = ?1 AND conv = ?2");
     sql.run(&text, &[user.into(), n.into(), value]).await?;
     Ok(PersonalOutcome::Done)
 }

@@ -214,7 +214,7 @@ pub(super) fn may_post(
 
 /// Whether the sender and the only other member do not want to hear of each other.
 async fn is_blocked<S: Sql>(sql: &S, conv: i64, sender: &NodeId) -> Result<bool> {
-    let text = "SELECT user_key FROM conversation_members WHERE conv = $1 AND user_key <> $2";
+    let text = "SELECT user_key FROM conversation_members WHERE conv = ?1 AND user_key <> ?2";
     match one(sql, text, &[conv.into(), sender.into()]).await? {
         Some(mut row) => blocked(sql, sender, &row.key(0)?).await,
         None => Ok(false),
@@ -248,7 +248,7 @@ async fn find<S: Sql>(
     let stored = one(
         sql,
         "SELECT seq, sender_key, env, origin_gateway FROM messages
-         WHERE conv = $1 AND id_hash = $2 AND msg_id = $3",
+         WHERE conv = ?1 AND id_hash = ?2 AND msg_id = ?3",
         &args,
     )
     .await?;
@@ -263,7 +263,7 @@ async fn find<S: Sql>(
     let pruned = one(
         sql,
         "SELECT seq, sender_key, env_hash FROM pruned_messages
-         WHERE conv = $1 AND id_hash = $2 AND msg_id = $3",
+         WHERE conv = ?1 AND id_hash = ?2 AND msg_id = ?3",
         &args,
     )
     .await?;
@@ -297,7 +297,7 @@ pub(super) async fn append<S: Sql>(
     sql.run(
         "INSERT INTO messages (conv, seq, id_hash, msg_id, kind, epoch, sender_key, sender_device,
              origin_gateway, ts_ms, env)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         &[
             conversation.n.into(),
             conversation.latest_seq.into(),
@@ -323,7 +323,7 @@ pub(super) async fn move_head<S: Sql>(
     at_ms: u64,
 ) -> Result<()> {
     sql.run(
-        "UPDATE conversations SET latest_seq = $2, latest_ts_ms = $3, epoch = $4 WHERE n = $1",
+        "UPDATE conversations SET latest_seq = ?2, latest_ts_ms = ?3, epoch = ?4 WHERE n = ?1",
         &[
             conversation.n.into(),
             conversation.latest_seq.into(),

@@ -89,7 +89,7 @@ async fn page<S: Sql>(sql: &S, query: &LogQuery) -> Result<LogPage> {
     // First who and how far, then the entries up to there: whoever was removed since sees nothing newer.
     let text = format!(
         "SELECT {COLUMNS}, m.joined_seq FROM conversations c JOIN conversation_members m ON m.conv = c.n
-         WHERE c.conv_id = $1 AND m.user_key = $2"
+         WHERE c.conv_id = ?1 AND m.user_key = ?2"
     );
     let Some(mut row) = one(sql, &text, &[(&query.conv).into(), (&query.user).into()]).await?
     else {
@@ -105,7 +105,7 @@ async fn page<S: Sql>(sql: &S, query: &LogQuery) -> Result<LogPage> {
     let rows = sql
         .rows(
             "SELECT seq, msg_id, kind, epoch, sender_key, sender_device, origin_gateway, ts_ms, env
-             FROM messages WHERE conv = $1 AND seq >= $2 AND seq <= $3 ORDER BY seq LIMIT $4",
+             FROM messages WHERE conv = ?1 AND seq >= ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
             &[conversation.n.into(), query.from_seq.into(), latest_seq.into(), query.limit.into()],
         )
         .await?;
@@ -149,8 +149,8 @@ async fn window<S: Sql>(
         sql,
         "SELECT c.earliest_seq, c.latest_seq, k.next_seq, m.joined_seq
          FROM conversations c JOIN conversation_members m ON m.conv = c.n
-         LEFT JOIN conversation_cursors k ON k.user_key = m.user_key AND k.device_id = $3 AND k.conv = c.n
-         WHERE c.conv_id = $1 AND m.user_key = $2",
+         LEFT JOIN conversation_cursors k ON k.user_key = m.user_key AND k.device_id = ?3 AND k.conv = c.n
+         WHERE c.conv_id = ?1 AND m.user_key = ?2",
         &[conv.into(), user.into(), device.into()],
     )
     .await?;
@@ -172,7 +172,7 @@ async fn acknowledge<S: Sql>(
     let row = one(
         sql,
         "SELECT c.n, c.latest_seq FROM conversations c JOIN conversation_members m ON m.conv = c.n
-         WHERE c.conv_id = $1 AND m.user_key = $2",
+         WHERE c.conv_id = ?1 AND m.user_key = ?2",
         &[conv.into(), user.into()],
     )
     .await?;
@@ -182,7 +182,7 @@ async fn acknowledge<S: Sql>(
     let moved = one(
         sql,
         "INSERT INTO conversation_cursors (user_key, device_id, conv, next_seq, updated_at_ms)
-         VALUES ($1, $2, $3, $4, $5)
+         VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (user_key, device_id, conv) DO UPDATE SET
              updated_at_ms = excluded.updated_at_ms,
              next_seq = CASE WHEN conversation_cursors.next_seq < excluded.next_seq
@@ -203,7 +203,7 @@ async fn cursors<S: Sql>(
             "SELECT c.conv_id, k.next_seq FROM conversation_cursors k
              JOIN conversations c ON c.n = k.conv
              JOIN conversation_members m ON m.conv = k.conv AND m.user_key = k.user_key
-             WHERE k.user_key = $1 AND k.device_id = $2 ORDER BY c.conv_id",
+             WHERE k.user_key = ?1 AND k.device_id = ?2 ORDER BY c.conv_id",
             &[user.into(), device.into()],
         )
         .await?;

@@ -66,7 +66,7 @@ async fn prune<S: Sql>(sql: &S, (conv, rules): &(ConvId, ConversationRetention))
         // The server's times rise with seq but for clock steps: the prefix ends before the first young one.
         let young = one(
             sql,
-            "SELECT seq FROM messages WHERE conv = $1 AND seq > $2 AND ts_ms >= $3 ORDER BY seq LIMIT 1",
+            "SELECT seq FROM messages WHERE conv = ?1 AND seq > ?2 AND ts_ms >= ?3 ORDER BY seq LIMIT 1",
             &[n.into(), through.into(), before_ms.into()],
         )
         .await?;
@@ -84,7 +84,7 @@ async fn prune<S: Sql>(sql: &S, (conv, rules): &(ConvId, ConversationRetention))
     let rows = sql
         .rows(
             "SELECT seq, msg_id, sender_key, env, ts_ms FROM messages
-             WHERE conv = $1 AND seq <= $2 ORDER BY seq",
+             WHERE conv = ?1 AND seq <= ?2 ORDER BY seq",
             &[n.into(), through.into()],
         )
         .await?;
@@ -94,7 +94,7 @@ async fn prune<S: Sql>(sql: &S, (conv, rules): &(ConvId, ConversationRetention))
         let sender = row.key(2)?;
         sql.run(
             "INSERT INTO pruned_messages (conv, id_hash, seq, msg_id, sender_key, env_hash, ts_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
             &[
                 n.into(),
                 id_hash(&id).into(),
@@ -107,9 +107,9 @@ async fn prune<S: Sql>(sql: &S, (conv, rules): &(ConvId, ConversationRetention))
         )
         .await?;
     }
-    let text = "DELETE FROM messages WHERE conv = $1 AND seq <= $2";
+    let text = "DELETE FROM messages WHERE conv = ?1 AND seq <= ?2";
     sql.run(text, &[n.into(), through.into()]).await?;
-    let text = "UPDATE conversations SET earliest_seq = $2 WHERE n = $1";
+    let text = "UPDATE conversations SET earliest_seq = ?2 WHERE n = ?1";
     sql.run(text, &[n.into(), (through + 1).into()]).await?;
     Ok(Pruned { messages, earliest_seq: through + 1 })
 }
@@ -121,7 +121,7 @@ async fn reader_floor<S: Sql>(sql: &S, conv: i64, rules: &ConversationRetention)
         sql,
         "SELECT min(k.next_seq) FROM conversation_cursors k
          JOIN conversation_members m ON m.conv = k.conv AND m.user_key = k.user_key
-         WHERE k.conv = $1 AND k.updated_at_ms >= $2",
+         WHERE k.conv = ?1 AND k.updated_at_ms >= ?2",
         &[conv.into(), rules.stale_before_ms.into()],
     )
     .await?;
@@ -129,7 +129,7 @@ async fn reader_floor<S: Sql>(sql: &S, conv: i64, rules: &ConversationRetention)
         sql,
         "SELECT min(m.joined_seq) FROM conversation_members m
          JOIN sessions s ON s.user_key = m.user_key
-         WHERE m.conv = $1 AND s.expires_at_ms > $2 AND NOT EXISTS (
+         WHERE m.conv = ?1 AND s.expires_at_ms > ?2 AND NOT EXISTS (
              SELECT 1 FROM conversation_cursors k
              WHERE k.user_key = m.user_key AND k.device_id = s.device_id AND k.conv = m.conv)",
         &[conv.into(), rules.now_ms.into()],
@@ -144,7 +144,7 @@ async fn reader_floor<S: Sql>(sql: &S, conv: i64, rules: &ConversationRetention)
 async fn kept<S: Sql>(sql: &S, (after, limit): &(u64, u64)) -> Result<Vec<(u64, ConvId)>> {
     let rows = sql
         .rows(
-            "SELECT n, conv_id FROM conversations WHERE n > $1 AND latest_seq >= earliest_seq ORDER BY n LIMIT $2",
+            "SELECT n, conv_id FROM conversations WHERE n > ?1 AND latest_seq >= earliest_seq ORDER BY n LIMIT ?2",
             &[(*after).into(), (*limit).into()],
         )
         .await?;
@@ -152,5 +152,5 @@ async fn kept<S: Sql>(sql: &S, (after, limit): &(u64, u64)) -> Result<Vec<(u64, 
 }
 
 async fn forget<S: Sql>(sql: &S, before_ms: &u64) -> Result<u64> {
-    sql.run("DELETE FROM pruned_messages WHERE ts_ms < $1", &[(*before_ms).into()]).await
+    sql.run("DELETE FROM pruned_messages WHERE ts_ms < ?1", &[(*before_ms).into()]).await
 }

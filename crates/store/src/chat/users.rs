@@ -42,10 +42,10 @@ async fn list<S: Sql>(sql: &S, (after, limit): &(Option<NodeId>, u64)) -> Result
     let rows = sql
         .rows(
             "SELECT user_key FROM (
-                 SELECT user_key FROM sessions WHERE user_key > $1
-                 UNION SELECT user_key FROM conversation_members WHERE user_key > $1
-                 UNION SELECT user_key FROM key_packages WHERE user_key > $1) x
-             ORDER BY user_key LIMIT $2",
+                 SELECT user_key FROM sessions WHERE user_key > ?1
+                 UNION SELECT user_key FROM conversation_members WHERE user_key > ?1
+                 UNION SELECT user_key FROM key_packages WHERE user_key > ?1) x
+             ORDER BY user_key LIMIT ?2",
             &[after.into(), (*limit).into()],
         )
         .await?;
@@ -59,10 +59,10 @@ async fn list<S: Sql>(sql: &S, (after, limit): &(Option<NodeId>, u64)) -> Result
 async fn show<S: Sql>(sql: &S, user: &NodeId) -> Result<UserRow> {
     let row = one(
         sql,
-        "SELECT (SELECT count(*) FROM sessions WHERE user_key = $1),
-             (SELECT count(*) FROM conversation_members WHERE user_key = $1),
-             (SELECT count(*) FROM key_packages WHERE user_key = $1 AND bytes IS NOT NULL),
-             (SELECT CAST(coalesce(sum(size), 0) AS bigint) FROM blobs WHERE owner = $1)",
+        "SELECT (SELECT count(*) FROM sessions WHERE user_key = ?1),
+             (SELECT count(*) FROM conversation_members WHERE user_key = ?1),
+             (SELECT count(*) FROM key_packages WHERE user_key = ?1 AND bytes IS NOT NULL),
+             (SELECT CAST(coalesce(sum(size), 0) AS bigint) FROM blobs WHERE owner = ?1)",
         &[user.into()],
     )
     .await?;
@@ -81,11 +81,11 @@ async fn purge<S: Sql>(sql: &S, user: &NodeId) -> Result<u64> {
     // Conversations first, in one order, as whoever changes their members does.
     sql.run(
         "UPDATE conversations SET members = members - 1
-         WHERE n IN (SELECT conv FROM conversation_members WHERE user_key = $1)",
+         WHERE n IN (SELECT conv FROM conversation_members WHERE user_key = ?1)",
         &args,
     )
     .await?;
-    let left = sql.run("DELETE FROM conversation_members WHERE user_key = $1", &args).await?;
+    let left = sql.run("DELETE FROM conversation_members WHERE user_key = ?1", &args).await?;
     for table in [
         "conversation_cursors",
         "conversation_state",
@@ -95,9 +95,14 @@ async fn purge<S: Sql>(sql: &S, user: &NodeId) -> Result<u64> {
         "vaults",
         "blocks",
         "watches",
+        "home_users",
+        "conversation_routes",
+        "home_mail",
+        "home_mail_taken",
+        "push_subscriptions",
     ] {
-        sql.run(&format!("DELETE FROM {table} WHERE user_key = $1"), &args).await?;
+        sql.run(&format!("DELETE FROM {table} WHERE user_key = ?1"), &args).await?;
     }
-    sql.run("UPDATE blobs SET expires_at_ms = 0 WHERE owner = $1", &args).await?;
+    sql.run("UPDATE blobs SET expires_at_ms = 0 WHERE owner = ?1", &args).await?;
     Ok(left)
 }

@@ -14,7 +14,8 @@ use crate::{
     error::{Result, StoreError},
     schema::LOCKS_THROUGH,
     social,
-    sqlite::{SqliteDb, exclusive, ready, rebuild_indexes},
+    sql::{SqliteSql, now},
+    sqlite::{exclusive, rebuild_indexes},
 };
 
 /// Opens and migrates the store in `dir`; holds it until dropped.
@@ -116,7 +117,7 @@ impl Target {
         // The tables that only this store has are made anew from what was copied.
         rebuild_indexes(&self.conn)?;
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
-        ready(social::rebuild_words(&SqliteDb(&self.conn)))?;
+        now(social::rebuild_words(&SqliteSql(&self.conn)))?;
         self.conn.execute_batch("COMMIT")?;
         self.conn.execute(
             "INSERT INTO lock_history_index (lock, history_id)

@@ -324,6 +324,7 @@ pub(super) const TABLES: &[Table] = &[
             ("not_after_s", Number),
             ("bytes", Bytes),
             ("created_at_ms", Number),
+            ("for_contacts", Number),
         ],
     ),
     table(
@@ -369,6 +370,32 @@ pub(super) const TABLES: &[Table] = &[
             ("created_at_ms", Number),
             ("expires_at_ms", Number),
         ],
+    ),
+    table("home_users", "user_key", None, &[("user_key", Bytes), ("since_ms", Number)]),
+    table(
+        "conversation_routes",
+        "user_key",
+        None,
+        &[("user_key", Bytes), ("conv_id", Text), ("home", Text)],
+    ),
+    table(
+        "home_mail",
+        "n",
+        None,
+        &[("n", Number), ("user_key", Bytes), ("body", Bytes), ("at_ms", Number)],
+    ),
+    table("home_mail_heads", "user_key", None, &[("user_key", Bytes), ("n", Number)]),
+    table(
+        "home_mail_taken",
+        "source",
+        None,
+        &[("source", Text), ("user_key", Bytes), ("n", Number)],
+    ),
+    table(
+        "push_subscriptions",
+        "user_key",
+        None,
+        &[("user_key", Bytes), ("device_id", Text), ("endpoint", Text), ("created_at_ms", Number)],
     ),
     table("tenant_usage", "tenant", None, &[("tenant", Text), ("day", Number), ("events", Number)]),
     table(

@@ -16,6 +16,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/postgres/V5__lock_history_index.sql"),
     include_str!("../../migrations/postgres/V6__conversations.sql"),
     include_str!("../../migrations/postgres/V7__social.sql"),
+    include_str!("../../migrations/postgres/V8__homes.sql"),
 ];
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);
 

@@ -21,13 +21,14 @@ use super::{
     log::{self, Names},
     migrate,
     pipeline::{self, Queued},
-    social::{Prepared, SocialWrite, WriterDb},
+    social::SocialWrite,
 };
 use crate::{
     batch::Batch,
     error::{Result, StoreError},
     schema::NEXT_SEQ_FLOOR,
     social::{self, SocialDone, SocialOp},
+    sql::{Prepared, Sql, WriterSql},
     writer::{DomainWrite, WriteBackend},
 };
 
@@ -295,9 +296,9 @@ impl PostgresWriter {
     }
 
     /// The connection for the social tables, as it is.
-    pub fn social(&self) -> Result<WriterDb<'_>> {
+    pub fn social(&self) -> Result<WriterSql<'_>> {
         let lead = self.lead()?;
-        Ok(WriterDb { client: &lead.session.client, prepared: &lead.social })
+        Ok(WriterSql::new(&lead.session.client, &lead.social))
     }
 
     /// Runs an operation under a savepoint, so that its failure is its own.
@@ -305,10 +306,13 @@ impl PostgresWriter {
         self.in_transaction().await?;
         let lead = self.lead()?;
         let client = &lead.session.client;
-        let db = WriterDb { client, prepared: &lead.social };
+        let sql = WriterSql::new(client, &lead.social);
         in_time(async {
             client.batch_execute("SAVEPOINT domain").await?;
-            let done = social::apply(&db, op).await;
+            let done = match social::apply(&sql, op).await {
+                Ok(done) => sql.settle().await.map(|()| done),
+                Err(error) => Err(error),
+            };
             let end =
                 if done.is_ok() { "RELEASE domain" } else { "ROLLBACK TO domain; RELEASE domain" };
             client.batch_execute(end).await?;

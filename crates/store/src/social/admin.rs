@@ -1,17 +1,18 @@
 //! What owners and operators do: purge, handles, censorship, moderation.
 
-use bytes::Bytes;
-use relay_proto::polycentric::{EventKey, ModerationTag, ProcessId, SystemKey, content};
+use relay_proto::polycentric::{Event, EventKey, ModerationTag, ProcessId, SystemKey, content};
 
 use super::{
     IngestReport, SocialDone, SocialEvent,
     claims::number_of,
-    db::{Db, Value, values},
     read::{EVENT, NOTES, event},
     stored,
     write::Work,
 };
-use crate::error::Result;
+use crate::{
+    error::Result,
+    sql::{Arg, EMPTY, Row, Sql, args},
+};
 
 /// Events of a system removed in one transaction.
 const PURGE_SLICE: i64 = 500;
@@ -24,9 +25,9 @@ pub enum Censored {
 }
 
 impl Censored {
-    fn named(&self) -> [Value; 3] {
+    fn named(&self) -> [Arg<'_>; 3] {
         match self {
-            Self::System(system) => [system.as_bytes().into(), Bytes::new().into(), 0_i64.into()],
+            Self::System(system) => [system.as_bytes().into(), EMPTY.into(), 0_i64.into()],
             Self::Event(key) => {
                 [key.system.as_bytes().into(), key.process.as_bytes().into(), key.clock.into()]
             }
@@ -58,141 +59,145 @@ pub struct Waiting {
     pub event: SocialEvent,
 }
 
-pub(super) async fn purge_some<D: Db>(db: &D, system: SystemKey) -> Result<SocialDone> {
-    let Some(n) = number_of(db, system).await? else {
+pub(super) async fn purge_some<S: Sql>(sql: &S, system: SystemKey) -> Result<SocialDone> {
+    let Some(n) = number_of(sql, system).await? else {
         return Ok(SocialDone::Changed(false, IngestReport::default()));
     };
-    let rows = db
-        .query(
+    let rows = sql
+        .rows(
             "SELECT e.seq, e.raw FROM social_processes p JOIN social_events e ON e.process = p.n
              WHERE p.system = ?1 LIMIT ?2",
-            values![n, PURGE_SLICE],
+            args![n, PURGE_SLICE],
         )
         .await?;
-    let mut work = Work::begin(db).await?;
+    let mut work = Work::begin(sql).await?;
     let mut report = IngestReport::default();
     work.know(system).await?;
-    for row in &rows {
-        work.remove(row.int(0)?, &stored::event(&row.bytes(1)?)?).await?;
+    let stored =
+        |row: &Row| -> Result<(i64, Event)> { Ok((row.int(0)?, stored::event(&row.shared(1)?)?)) };
+    let events: Vec<(i64, Event)> = rows.iter().map(stored).collect::<Result<_>>()?;
+    work.look_ahead(events.iter().map(|(_, event)| event)).await?;
+    for (seq, event) in &events {
+        work.remove(*seq, event).await?;
         report.deleted += 1;
     }
     let more = rows.len() as i64 == PURGE_SLICE;
     if !more {
         for table in ["social_tombstones", "social_ranges"] {
-            let sql = format!(
+            let text = format!(
                 "DELETE FROM {table}
                  WHERE process IN (SELECT n FROM social_processes WHERE system = ?1)"
             );
-            db.execute(&sql, values![n]).await?;
+            sql.run(&text, args![n]).await?;
         }
-        db.execute("DELETE FROM social_processes WHERE system = ?1", values![n]).await?;
-        db.execute("UPDATE social_systems SET handle = NULL WHERE n = ?1", values![n]).await?;
+        sql.run("DELETE FROM social_processes WHERE system = ?1", args![n]).await?;
+        sql.run("UPDATE social_systems SET handle = NULL WHERE n = ?1", args![n]).await?;
     }
     work.finish(&mut report).await?;
     Ok(SocialDone::Changed(more, report))
 }
 
-pub(super) async fn censor<D: Db>(db: &D, what: &Censored, refuse: bool) -> Result<SocialDone> {
+pub(super) async fn censor<S: Sql>(sql: &S, what: &Censored, refuse: bool) -> Result<SocialDone> {
     let [system, process, clock] = what.named();
-    let how = Value::Int(if refuse { 2 } else { 1 });
-    db.execute(
+    let how = Arg::Number(if refuse { 2 } else { 1 });
+    sql.run(
         "INSERT INTO social_censored (system, process, clock, how) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (system, process, clock) DO UPDATE SET how = excluded.how",
         &[system, process, clock, how],
     )
     .await?;
-    changed(db, what).await
+    changed(sql, what).await
 }
 
-pub(super) async fn uncensor<D: Db>(db: &D, what: &Censored) -> Result<SocialDone> {
-    let sql = "DELETE FROM social_censored WHERE system = ?1 AND process = ?2 AND clock = ?3";
-    let there = db.execute(sql, &what.named()).await? > 0;
-    match changed(db, what).await? {
+pub(super) async fn uncensor<S: Sql>(sql: &S, what: &Censored) -> Result<SocialDone> {
+    let text = "DELETE FROM social_censored WHERE system = ?1 AND process = ?2 AND clock = ?3";
+    let there = sql.run(text, &what.named()).await? > 0;
+    match changed(sql, what).await? {
         SocialDone::Changed(_, report) => Ok(SocialDone::Changed(there, report)),
         other => Ok(other),
     }
 }
 
 /// Numbers a change of what is shown of a system.
-async fn changed<D: Db>(db: &D, what: &Censored) -> Result<SocialDone> {
+async fn changed<S: Sql>(sql: &S, what: &Censored) -> Result<SocialDone> {
     let system = match what {
         Censored::System(system) => *system,
         Censored::Event(key) => key.system,
     };
-    let mut work = Work::begin(db).await?;
+    let mut work = Work::begin(sql).await?;
     let mut report = IngestReport::default();
     work.know(system).await?;
     work.finish(&mut report).await?;
     Ok(SocialDone::Changed(true, report))
 }
 
-pub(super) async fn claim_handle<D: Db>(
-    db: &D,
+pub(super) async fn claim_handle<S: Sql>(
+    sql: &S,
     system: SystemKey,
     handle: &str,
 ) -> Result<SocialDone> {
     let mut report = IngestReport::default();
-    let owner = self::handle(db, handle.to_owned()).await?;
+    let owner = self::handle(sql, handle.to_owned()).await?;
     if owner.is_some_and(|owner| owner != system) {
         return Ok(SocialDone::Changed(false, report));
     }
-    let mut work = Work::begin(db).await?;
+    let mut work = Work::begin(sql).await?;
     work.know(system).await?;
-    db.execute(
+    sql.run(
         "UPDATE social_systems SET handle = ?2 WHERE key = ?1",
-        values![system.as_bytes(), handle],
+        args![system.as_bytes(), handle],
     )
     .await?;
     work.finish(&mut report).await?;
     Ok(SocialDone::Changed(true, report))
 }
 
-pub(super) async fn handle<D: Db>(db: &D, handle: String) -> Result<Option<SystemKey>> {
-    let sql = "SELECT key FROM social_systems WHERE handle = ?1";
-    let rows = db.query(sql, values![&handle[..]]).await?;
+pub(super) async fn handle<S: Sql>(sql: &S, handle: String) -> Result<Option<SystemKey>> {
+    let text = "SELECT key FROM social_systems WHERE handle = ?1";
+    let rows = sql.rows(text, args![&handle[..]]).await?;
     rows.first().map(|row| Ok(SystemKey::from_bytes(row.array(0)?))).transpose()
 }
 
-pub(super) async fn moderate<D: Db>(
-    db: &D,
+pub(super) async fn moderate<S: Sql>(
+    sql: &S,
     seq: u64,
     state: ModerationState,
     tags: &[ModerationTag],
 ) -> Result<SocialDone> {
     let mut report = IngestReport::default();
-    let found = db.query("SELECT raw FROM social_events WHERE seq = ?1", values![seq]).await?;
+    let found = sql.rows("SELECT raw FROM social_events WHERE seq = ?1", args![seq]).await?;
     let Some(row) = found.first() else { return Ok(SocialDone::Changed(false, report)) };
-    let event = stored::event(&row.bytes(0)?)?;
-    db.execute(
+    let event = stored::event(&row.shared(0)?)?;
+    sql.run(
         "INSERT INTO social_moderation (seq, state, tags) VALUES (?1, ?2, ?3)
          ON CONFLICT (seq) DO UPDATE SET state = excluded.state, tags = excluded.tags",
-        values![seq, state as i64, &text_of(tags)[..]],
+        args![seq, state as i64, &text_of(tags)[..]],
     )
     .await?;
-    let mut work = Work::begin(db).await?;
+    let mut work = Work::begin(sql).await?;
     work.know(event.system()).await?;
     work.touch(&event);
     work.finish(&mut report).await?;
     Ok(SocialDone::Changed(true, report))
 }
 
-pub(super) async fn waiting<D: Db>(db: &D, after: u64, limit: usize) -> Result<Vec<Waiting>> {
-    let sql = format!(
+pub(super) async fn waiting<S: Sql>(sql: &S, after: u64, limit: usize) -> Result<Vec<Waiting>> {
+    let text = format!(
         "SELECT {EVENT} FROM social_moderation w JOIN social_events e ON e.seq = w.seq {NOTES}
          WHERE w.state = 0 AND w.seq > ?1 ORDER BY w.seq LIMIT ?2"
     );
-    let rows = db.query(&sql, values![after, limit as u64]).await?;
+    let rows = sql.rows(&text, args![after, limit as u64]).await?;
     rows.iter().map(|row| Ok(Waiting { event: event(row)? })).collect()
 }
 
-pub(super) async fn censored<D: Db>(db: &D) -> Result<Vec<(Censored, bool)>> {
-    let sql =
+pub(super) async fn censored<S: Sql>(sql: &S) -> Result<Vec<(Censored, bool)>> {
+    let text =
         "SELECT system, process, clock, how FROM social_censored ORDER BY system, process, clock";
-    let rows = db.query(sql, &[]).await?;
+    let rows = sql.rows(text, &[]).await?;
     rows.iter()
         .map(|row| {
             let system = SystemKey::from_bytes(row.array(0)?);
-            let what = if row.bytes(1)?.is_empty() {
+            let what = if row.shared(1)?.is_empty() {
                 Censored::System(system)
             } else {
                 let process = ProcessId::from_bytes(row.array(1)?);
@@ -204,8 +209,12 @@ pub(super) async fn censored<D: Db>(db: &D) -> Result<Vec<(Censored, bool)>> {
 }
 
 /// Systems with a name, by their number in the order of arrival, beginning at a place that `from` names.
-pub(super) async fn some_systems<D: Db>(db: &D, from: u64, limit: usize) -> Result<Vec<SystemKey>> {
-    let newest = db.query("SELECT COALESCE(MAX(n), 0) FROM social_systems", &[]).await?;
+pub(super) async fn some_systems<S: Sql>(
+    sql: &S,
+    from: u64,
+    limit: usize,
+) -> Result<Vec<SystemKey>> {
+    let newest = sql.rows("SELECT COALESCE(MAX(n), 0) FROM social_systems", &[]).await?;
     let newest = newest.first().map_or(Ok(0), |row| row.int(0))?;
     if newest == 0 {
         return Ok(Vec::new());
@@ -214,15 +223,15 @@ pub(super) async fn some_systems<D: Db>(db: &D, from: u64, limit: usize) -> Resu
     let mut found = Vec::new();
     // From a random place to the end, then from the beginning to that place.
     for (low, high) in [(from, newest), (0, from)] {
-        let rows = db
-            .query(
+        let rows = sql
+            .rows(
                 "SELECT s.key FROM social_systems s WHERE s.n > ?1 AND s.n <= ?2
                  AND EXISTS (SELECT 1 FROM social_lww l
                              WHERE l.subject = ?3 AND l.system = s.n AND l.content_type = ?4)
                  AND NOT EXISTS (SELECT 1 FROM social_censored c
                                  WHERE c.system = s.key AND c.process = ?5)
                  ORDER BY s.n LIMIT ?6",
-                values![low, high, &[0_u8; 16], content::USERNAME, Bytes::new(), limit as u64],
+                args![low, high, &[0_u8; 16], content::USERNAME, EMPTY, limit as u64],
             )
             .await?;
         for row in rows {
@@ -234,9 +243,51 @@ pub(super) async fn some_systems<D: Db>(db: &D, from: u64, limit: usize) -> Resu
     Ok(found)
 }
 
-pub(super) async fn totals<D: Db>(db: &D) -> Result<(u64, u64, u64)> {
-    let rows = db
-        .query(
+/// How much a system holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemUsage {
+    pub system: SystemKey,
+    pub handle: Option<String>,
+    pub processes: u64,
+    pub events: u64,
+    pub bytes: u64,
+}
+
+/// What one system holds, or those that hold most.
+pub(super) async fn usage<S: Sql>(
+    sql: &S,
+    system: Option<SystemKey>,
+    limit: usize,
+) -> Result<Vec<SystemUsage>> {
+    const USAGE: &str = "SELECT s.key, s.handle, s.events, s.bytes,
+                             (SELECT COUNT(*) FROM social_processes p WHERE p.system = s.n)
+                         FROM social_systems s";
+    let mut rows = match system {
+        Some(system) => {
+            let text = format!("{USAGE} WHERE s.key = ?1");
+            sql.rows(&text, args![system.as_bytes()]).await?
+        }
+        None => {
+            let text = format!("{USAGE} ORDER BY s.bytes DESC, s.n LIMIT ?1");
+            sql.rows(&text, args![limit as u64]).await?
+        }
+    };
+    rows.iter_mut()
+        .map(|row| {
+            Ok(SystemUsage {
+                system: SystemKey::from_bytes(row.array(0)?),
+                handle: row.opt_text(1)?,
+                events: row.number(2)?,
+                bytes: row.number(3)?,
+                processes: row.number(4)?,
+            })
+        })
+        .collect()
+}
+
+pub(super) async fn totals<S: Sql>(sql: &S) -> Result<(u64, u64, u64)> {
+    let rows = sql
+        .rows(
             "SELECT COUNT(*), CAST(COALESCE(SUM(events), 0) AS BIGINT),
                  (SELECT COUNT(*) FROM social_moderation WHERE state = 0)
              FROM social_systems",

@@ -2,13 +2,11 @@
 
 use relay_proto::polycentric::SystemKey;
 
-use super::{
-    SocialEvent,
-    db::{Db, values},
-    read::by_seq,
-    write::field_hash,
+use super::{SocialEvent, read::by_seq, write::field_hash};
+use crate::{
+    error::Result,
+    sql::{Sql, args},
 };
-use crate::error::Result;
 
 /// Pairs of claim and vouch that are looked at for one answer.
 const MAX_CANDIDATES: i64 = 10_000;
@@ -26,14 +24,14 @@ pub struct ClaimsQuery {
     pub limit: usize,
 }
 
-pub(super) async fn matches<D: Db>(
-    db: &D,
+pub(super) async fn matches<S: Sql>(
+    sql: &S,
     query: ClaimsQuery,
 ) -> Result<Vec<(SocialEvent, SocialEvent)>> {
-    let Some(root) = number_of(db, query.root).await? else { return Ok(Vec::new()) };
+    let Some(root) = number_of(sql, query.root).await? else { return Ok(Vec::new()) };
     let claimer = match query.claimer {
         None => None,
-        Some(claimer) => match number_of(db, claimer).await? {
+        Some(claimer) => match number_of(sql, claimer).await? {
             None => return Ok(Vec::new()),
             found => found,
         },
@@ -45,12 +43,12 @@ pub(super) async fn matches<D: Db>(
         Some((first, others)) => (first.1, others),
         None => ([0; 16], &[][..]),
     };
-    let rows = db
-        .query(
+    let rows = sql
+        .rows(
             "SELECT c.seq, v.seq, c.key, c.system FROM social_claims c
              JOIN social_vouches v ON v.system = ?3 AND v.subject = c.subject
              WHERE c.claim_type = ?1 AND c.value = ?2 ORDER BY v.seq DESC LIMIT ?4",
-            values![query.claim_type, &first, root, MAX_CANDIDATES],
+            args![query.claim_type, &first, root, MAX_CANDIDATES],
         )
         .await?;
     let wanted_key = hashed.first().and_then(|(key, _)| *key);
@@ -60,7 +58,7 @@ pub(super) async fn matches<D: Db>(
         let right = claimer.is_none_or(|claimer| claimer == system)
             && wanted_key.is_none_or(|wanted| wanted as i64 == key)
             && !found.contains(&(claim, vouch))
-            && has_all(db, query.claim_type, system, claim, others).await?;
+            && has_all(sql, query.claim_type, system, claim, others).await?;
         if right {
             found.push((claim, vouch));
             if found.len() >= query.limit {
@@ -70,26 +68,26 @@ pub(super) async fn matches<D: Db>(
     }
     let mut pairs = Vec::with_capacity(found.len());
     for (claim, vouch) in found {
-        if let (Some(claim), Some(vouch)) = (by_seq(db, claim).await?, by_seq(db, vouch).await?) {
+        if let (Some(claim), Some(vouch)) = (by_seq(sql, claim).await?, by_seq(sql, vouch).await?) {
             pairs.push((claim, vouch));
         }
     }
     Ok(pairs)
 }
 
-async fn has_all<D: Db>(
-    db: &D,
+async fn has_all<S: Sql>(
+    sql: &S,
     claim_type: u64,
     system: i64,
     seq: i64,
     fields: &[(Option<u64>, [u8; 16])],
 ) -> Result<bool> {
     for (key, value) in fields {
-        let rows = db
-            .query(
+        let rows = sql
+            .rows(
                 "SELECT key FROM social_claims
                  WHERE claim_type = ?1 AND value = ?2 AND system = ?3 AND seq = ?4",
-                values![claim_type, value, system, seq],
+                args![claim_type, value, system, seq],
             )
             .await?;
         let mut there = false;
@@ -104,8 +102,8 @@ async fn has_all<D: Db>(
     Ok(true)
 }
 
-pub(super) async fn number_of<D: Db>(db: &D, system: SystemKey) -> Result<Option<i64>> {
-    let sql = "SELECT n FROM social_systems WHERE key = ?1";
-    let rows = db.query(sql, values![system.as_bytes()]).await?;
+pub(super) async fn number_of<S: Sql>(sql: &S, system: SystemKey) -> Result<Option<i64>> {
+    let text = "SELECT n FROM social_systems WHERE key = ?1";
+    let rows = sql.rows(text, args![system.as_bytes()]).await?;
     rows.first().map(|row| row.int(0)).transpose()
 }

@@ -7,11 +7,13 @@ use relay_proto::polycentric::Subject;
 
 use super::{
     SocialEvent,
-    db::{Db, values},
     deltas::{ANY_TYPE, Counted, kept_value},
     read::by_seq,
 };
-use crate::error::Result;
+use crate::{
+    error::Result,
+    sql::{Sql, args},
+};
 
 /// Content types that are looked through where a question names none.
 const MAX_TYPES: i64 = 64;
@@ -36,7 +38,7 @@ pub enum Count {
     Values { value: Bytes, from_type: Option<u64> },
 }
 
-pub(super) async fn page<D: Db>(db: &D, query: RefsQuery) -> Result<Vec<SocialEvent>> {
+pub(super) async fn page<S: Sql>(sql: &S, query: RefsQuery) -> Result<Vec<SocialEvent>> {
     if query.offset > MAX_OFFSET {
         return Ok(Vec::new());
     }
@@ -45,14 +47,14 @@ pub(super) async fn page<D: Db>(db: &D, query: RefsQuery) -> Result<Vec<SocialEv
     for subject in &query.subjects {
         let types = match query.from_type {
             Some(from_type) => vec![i64::try_from(from_type).unwrap_or(i64::MAX)],
-            None => types_of(db, *subject).await?,
+            None => types_of(sql, *subject).await?,
         };
         for from_type in types {
-            let rows = db
-                .query(
+            let rows = sql
+                .rows(
                     "SELECT score, seq FROM social_refs WHERE subject = ?1 AND from_type = ?2
                      ORDER BY score DESC, seq DESC LIMIT ?3",
-                    values![subject.as_bytes(), from_type, reach],
+                    args![subject.as_bytes(), from_type, reach],
                 )
                 .await?;
             for row in rows {
@@ -64,23 +66,23 @@ pub(super) async fn page<D: Db>(db: &D, query: RefsQuery) -> Result<Vec<SocialEv
     let page = found.into_iter().rev().skip(query.offset as usize).take(query.limit);
     let mut events = Vec::with_capacity(query.limit);
     for (_, seq) in page {
-        events.extend(by_seq(db, seq).await?);
+        events.extend(by_seq(sql, seq).await?);
     }
     Ok(events)
 }
 
-async fn types_of<D: Db>(db: &D, subject: Subject) -> Result<Vec<i64>> {
-    let rows = db
-        .query(
+async fn types_of<S: Sql>(sql: &S, subject: Subject) -> Result<Vec<i64>> {
+    let rows = sql
+        .rows(
             "SELECT from_type FROM social_counts WHERE subject = ?1 AND kind = 0 AND from_type >= 0
              ORDER BY from_type LIMIT ?2",
-            values![subject.as_bytes(), MAX_TYPES],
+            args![subject.as_bytes(), MAX_TYPES],
         )
         .await?;
     rows.iter().map(|row| row.int(0)).collect()
 }
 
-pub(super) async fn counts<D: Db>(db: &D, asked: Vec<(Vec<Subject>, Count)>) -> Result<Vec<u64>> {
+pub(super) async fn counts<S: Sql>(sql: &S, asked: Vec<(Vec<Subject>, Count)>) -> Result<Vec<u64>> {
     let mut counts = Vec::with_capacity(asked.len());
     for (subjects, count) in asked {
         let (counted, from_type, value) = match count {
@@ -91,11 +93,11 @@ pub(super) async fn counts<D: Db>(db: &D, asked: Vec<(Vec<Subject>, Count)>) -> 
             from_type.map_or(ANY_TYPE, |from_type| i64::try_from(from_type).unwrap_or(i64::MAX));
         let mut sum = 0;
         for subject in subjects {
-            let rows = db
-                .query(
+            let rows = sql
+                .rows(
                     "SELECT n FROM social_counts
                      WHERE subject = ?1 AND kind = ?2 AND from_type = ?3 AND value = ?4",
-                    values![subject.as_bytes(), counted as i64, from_type, value.clone()],
+                    args![subject.as_bytes(), counted as i64, from_type, &value],
                 )
                 .await?;
             sum += rows.first().map_or(Ok(0), |row| row.int(0))?.max(0) as u64;

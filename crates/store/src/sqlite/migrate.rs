@@ -19,6 +19,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/sqlite/V5__lock_history_index.sql"),
     include_str!("../../migrations/sqlite/V6__conversations.sql"),
     include_str!("../../migrations/sqlite/V7__social.sql"),
+    include_str!("../../migrations/sqlite/V8__homes.sql"),
 ];
 
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);

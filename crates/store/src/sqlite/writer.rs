@@ -1,6 +1,9 @@
 //! The writer's connection.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    cell::RefCell,
+    sync::{Arc, atomic::Ordering},
+};
 
 use relay_proto::{
     Event,
@@ -14,6 +17,7 @@ use crate::{
     batch::Batch,
     error::{Result, StoreError},
     schema::NEXT_SEQ_FLOOR,
+    sql::Later,
     writer::{DomainWrite, WriteBackend},
 };
 
@@ -23,7 +27,12 @@ pub(super) struct SqliteWriter {
     index: IndexWriter,
     limits: LeaseLimits,
     wal: Arc<wal::Signal>,
+    put_off: PutOff,
 }
+
+/// Statements that run at the end of the group transaction: full text writes out what it has collected at each
+/// savepoint, so its statements of a whole group go together.
+pub(crate) type PutOff = RefCell<Vec<Later>>;
 
 impl SqliteWriter {
     pub fn new(
@@ -32,7 +41,7 @@ impl SqliteWriter {
         limits: LeaseLimits,
         wal: Arc<wal::Signal>,
     ) -> Self {
-        Self { conn, names: Dictionary::default(), index, limits, wal }
+        Self { conn, names: Dictionary::default(), index, limits, wal, put_off: PutOff::default() }
     }
 
     /// Begins the log file anew where the checkpointer asked for it; it has copied nearly everything.
@@ -66,6 +75,9 @@ impl WriteBackend for SqliteWriter {
     }
 
     async fn commit(&mut self) -> Result<()> {
+        for later in self.put_off.take() {
+            later.run(&self.conn)?;
+        }
         self.conn.prepare_cached("COMMIT")?.execute([])?;
         self.index.committed();
         self.wal.commits.fetch_add(1, Ordering::Relaxed);
@@ -74,6 +86,7 @@ impl WriteBackend for SqliteWriter {
     }
 
     async fn rollback(&mut self, _: &StoreError) {
+        self.put_off.take();
         if !self.conn.is_autocommit()
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
         {
@@ -105,7 +118,7 @@ impl WriteBackend for SqliteWriter {
 pub(super) struct Write(Box<dyn Job>);
 
 trait Job: Send {
-    fn run(&mut self, conn: &Connection);
+    fn run(&mut self, conn: &Connection, put_off: &PutOff);
     fn finish(self: Box<Self>, committed: Result<()>);
 }
 
@@ -120,13 +133,20 @@ impl Write {
         run: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
         reply: oneshot::Sender<Result<T>>,
     ) -> Self {
+        Self::that_puts_off(move |conn, _| run(conn), reply)
+    }
+
+    pub fn that_puts_off<T: Send + 'static>(
+        run: impl FnOnce(&Connection, &PutOff) -> Result<T> + Send + 'static,
+        reply: oneshot::Sender<Result<T>>,
+    ) -> Self {
         Self(Box::new(JobOf { run: Some(run), result: None, reply }))
     }
 }
 
-impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Job for JobOf<T, F> {
-    fn run(&mut self, conn: &Connection) {
-        self.result = self.run.take().map(|run| under_savepoint(conn, run));
+impl<T: Send, F: FnOnce(&Connection, &PutOff) -> Result<T> + Send> Job for JobOf<T, F> {
+    fn run(&mut self, conn: &Connection, put_off: &PutOff) {
+        self.result = self.run.take().map(|run| under_savepoint(conn, put_off, run));
     }
 
     fn finish(self: Box<Self>, committed: Result<()>) {
@@ -137,7 +157,7 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Job for JobOf<T, F> {
 
 impl DomainWrite<SqliteWriter> for Write {
     async fn run(&mut self, backend: &mut SqliteWriter) {
-        self.0.run(&backend.conn);
+        self.0.run(&backend.conn, &backend.put_off);
     }
 
     fn finish(self, committed: Result<()>) {
@@ -145,15 +165,21 @@ impl DomainWrite<SqliteWriter> for Write {
     }
 }
 
-fn under_savepoint<T>(conn: &Connection, run: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+fn under_savepoint<T>(
+    conn: &Connection,
+    put_off: &PutOff,
+    run: impl FnOnce(&Connection, &PutOff) -> Result<T>,
+) -> Result<T> {
+    let before = put_off.borrow().len();
     let execute = |sql| conn.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
     execute("SAVEPOINT domain")?;
-    match run(conn) {
+    match run(conn, put_off) {
         Ok(done) => {
             execute("RELEASE domain")?;
             Ok(done)
         }
         Err(error) => {
+            put_off.borrow_mut().truncate(before);
             conn.execute_batch("ROLLBACK TO domain; RELEASE domain")?;
             Err(error)
         }

@@ -44,6 +44,7 @@ fn room(name: &str, creator: u8, members: &[u8]) -> NewConversation {
         at_ms: 1_000,
         max_members: 100,
         max_per_user: 100,
+        mail: false,
     }
 }
 
@@ -103,6 +104,7 @@ fn change(name: &str, actor: u8, act: Act, targets: &[u8]) -> Governing {
         at_ms: 3_000,
         max_members: 5,
         max_per_user: 100,
+        mail: false,
         gate: Gate::open(),
     }
 }
@@ -391,6 +393,7 @@ fn bundle(name: &str, message: NewMessage, epoch: u64) -> CommitBundle {
         members_remove: Vec::new(),
         max_members: 5,
         max_per_user: 100,
+        mail: false,
         max_inbox: 3,
     }
 }
@@ -480,6 +483,7 @@ pub async fn a_bundle_is_all_or_nothing(place: Place) {
         user: bob.user_id(),
         count: 1,
         per_device: true,
+        contacts_only: false,
         now_ms: 1_767_000_000_000,
     };
     assert_eq!(store.fetch_key_packages(fetch).await.unwrap().packages.len(), 1);
@@ -541,6 +545,7 @@ async fn publish(
         revoke: false,
         packages: packages.into_iter().map(package).collect(),
         last_resort: last_resort.map(|bytes| package((bytes, None))),
+        for_contacts: false,
         at_ms: 1_000,
         max_pool: 100,
     };
@@ -554,8 +559,14 @@ pub async fn a_key_package_is_handed_out_once(place: Place) {
     assert_eq!(publish(&store, user(1), &laptop, packages(0, 60), Some(vec![200; 9])).await, 60);
     assert_eq!(publish(&store, user(1), &laptop, packages(50, 80), None).await, 80);
     assert_eq!(publish(&store, user(1), &phone, packages(100, 110), None).await, 10);
-    let fetch =
-        |count, per_device| Fetch { by: user(2), user: user(1), count, per_device, now_ms: 2_000 };
+    let fetch = |count, per_device| Fetch {
+        by: user(2),
+        user: user(1),
+        count,
+        per_device,
+        contacts_only: false,
+        now_ms: 2_000,
+    };
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..12 {
         let (store, fetch) = (store.clone(), fetch(8, false));
@@ -593,6 +604,7 @@ pub async fn a_key_package_is_handed_out_once(place: Place) {
         revoke: true,
         packages: vec![],
         last_resort: None,
+        for_contacts: false,
         at_ms: 3_000,
         max_pool: 100,
     };
@@ -611,11 +623,19 @@ pub async fn full_and_expired_pools(place: Place) {
         revoke: false,
         packages: (0..10).map(|n| package(n, (n < 8).then_some(100))).collect(),
         last_resort: Some(package(99, Some(100))),
+        for_contacts: false,
         at_ms: 1_000,
         max_pool: 5,
     };
     assert_eq!(store.publish_key_packages(publish).await.unwrap().available, 5);
-    let fetch = |now_ms| Fetch { by: user(2), user: user(1), count: 64, per_device: false, now_ms };
+    let fetch = |now_ms| Fetch {
+        by: user(2),
+        user: user(1),
+        count: 64,
+        per_device: false,
+        contacts_only: false,
+        now_ms,
+    };
     let late = store.fetch_key_packages(fetch(100_000)).await.unwrap();
     assert_eq!(late.packages, [vec![8; 4], vec![9; 4]], "the others have expired");
     let early = store.fetch_key_packages(fetch(99_000)).await.unwrap();

@@ -12,24 +12,24 @@ use relay_proto::{
 };
 use relay_store::{
     Censored, ClaimsQuery, Count, IndexQuery, Ingest, IngestReport, Ingested, ModerationState,
-    Note, RefsQuery, SocialEvent, Store, Words,
+    Note, Over, OverWhat, RefsQuery, SocialEvent, Store, Words,
 };
 
 use crate::{keys::key, place::Place};
 
 /// One device of somebody.
-struct Device {
+pub struct Device {
     key: SigningKey,
     writer: EventWriter,
 }
 
 impl Device {
-    fn new(person: u8, process: u8) -> Self {
+    pub fn new(person: u8, process: u8) -> Self {
         let writer = EventWriter::new(ProcessId::from_bytes([process; 16]));
         Self { key: key(person), writer }
     }
 
-    fn write(&mut self, draft: Draft, unix_ms: u64) -> Event {
+    pub fn write(&mut self, draft: Draft, unix_ms: u64) -> Event {
         self.writer.write(&self.key, draft, unix_ms).unwrap()
     }
 
@@ -37,16 +37,16 @@ impl Device {
         self.write(Draft::post(text, None), unix_ms)
     }
 
-    fn system(&self) -> SystemKey {
+    pub fn system(&self) -> SystemKey {
         SystemKey::from(self.key.node_id())
     }
 }
 
-fn about(event: &Event) -> Reference {
+pub fn about(event: &Event) -> Reference {
     Reference::Event(event.pointer())
 }
 
-async fn ingest(store: &Store, events: &[Event]) -> IngestReport {
+pub async fn ingest(store: &Store, events: &[Event]) -> IngestReport {
     let given =
         Ingest { events: events.to_vec(), max_system_bytes: None, notes: BTreeMap::default() };
     match store.social_ingest(given).await.unwrap() {
@@ -59,7 +59,7 @@ fn clocks(events: &[SocialEvent]) -> Vec<u64> {
     events.iter().map(|event| event.parse().unwrap().clock()).collect()
 }
 
-async fn held(store: &Store, system: SystemKey) -> Vec<(ProcessId, Vec<(u64, u64)>)> {
+pub async fn held(store: &Store, system: SystemKey) -> Vec<(ProcessId, Vec<(u64, u64)>)> {
     let all = store.social_ranges(system).await.unwrap();
     let pairs = |ranges: &Ranges| {
         ranges.intervals().iter().map(|interval| (interval.low, interval.high)).collect()
@@ -295,17 +295,21 @@ pub async fn counters_are_those_of_a_plain_list(place: Place) {
 }
 
 /// xorshift64*: small, and all that is asked of it is variety.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit
     }
 
-    fn shuffle<T>(&mut self, list: &mut [T]) {
+    pub fn shuffle<T>(&mut self, list: &mut [T]) {
         for at in (1..list.len()).rev() {
             list.swap(at, self.below(at + 1));
         }
@@ -474,10 +478,90 @@ pub async fn operators_and_owners_are_obeyed(place: Place) {
         notes: BTreeMap::default(),
     };
     let refused = store.social_ingest(over).await.unwrap();
-    assert_eq!(refused, Ingested::OverQuota(bob.system()));
+    let wanted = Over { system: bob.system(), what: OverWhat::Bytes };
+    assert_eq!(refused, Ingested::Over(wanted));
     assert_eq!(held(&store, bob.system()).await[0].1, [(1, 2)]);
     let (systems, events, waiting) = store.social_totals().await.unwrap();
     assert_eq!((systems, events, waiting), (2, 5, 0));
     assert!(matches!(first.body(), Body::Text(_)));
+    store.close().await;
+}
+
+async fn refusal(store: &Store, events: &[Event]) -> Option<OverWhat> {
+    let given =
+        Ingest { events: events.to_vec(), max_system_bytes: None, notes: BTreeMap::default() };
+    match store.social_ingest(given).await.unwrap() {
+        Ingested::Over(over) => Some(over.what),
+        Ingested::Done(_) => None,
+    }
+}
+
+pub async fn what_an_identity_may_hold_is_bounded(place: Place) {
+    let store = place.open().await;
+    let device = |n: u64| {
+        let mut process = [0; 16];
+        process[..8].copy_from_slice(&n.to_le_bytes());
+        Device { key: key(1), writer: EventWriter::new(ProcessId::from_bytes(process)) }
+    };
+    let first_of = |n: u64| device(n).post("mine", 5);
+    let crowd: Vec<Event> = (0..1_024).map(first_of).collect();
+    let system = crowd[0].system();
+    for some in crowd.chunks(256) {
+        assert_eq!(refusal(&store, some).await, None);
+    }
+    let version = store.social_version(system).await.unwrap();
+    let more = [first_of(2_000), Device::new(2, 2).post("beside it", 6)];
+    assert_eq!(refusal(&store, &more).await, Some(OverWhat::Processes));
+    // A Delete names a process as well.
+    let delete = device(0).write(Draft::delete(&more[0]).unwrap(), 7);
+    let mut late = device(0);
+    late.post("mine", 5);
+    let delete_of_unknown = late.write(Draft::delete(&more[0]).unwrap(), 7);
+    assert_eq!(delete.clock(), 1);
+    assert_eq!(refusal(&store, &[delete_of_unknown]).await, Some(OverWhat::Processes));
+    assert_eq!(store.social_version(system).await.unwrap(), version, "nothing has changed");
+    assert!(held(&store, more[1].system()).await.is_empty(), "a request is refused whole");
+    let usage = store.social_usage(Some(system), 1).await.unwrap();
+    assert_eq!((usage[0].processes, usage[0].events), (1_024, 1_024));
+
+    // Every other clock: each leaves a gap.
+    let mut scattered = Device::new(3, 3);
+    let odd: Vec<Event> = (0..20_100)
+        .map(|n| scattered.post("x", n))
+        .filter(|event| event.clock() % 2 == 1)
+        .collect();
+    let mut refused = None;
+    for some in odd.chunks(1_000) {
+        refused = refusal(&store, some).await;
+        if refused.is_some() {
+            break;
+        }
+    }
+    assert_eq!(refused, Some(OverWhat::Gaps));
+    let intervals = held(&store, scattered.system()).await[0].1.len();
+    assert_eq!(intervals, 10_000);
+    // What joins intervals is welcome.
+    let mut again = Device::new(3, 3);
+    let even: Vec<Event> =
+        (0..100).map(|n| again.post("x", n)).filter(|event| event.clock() % 2 == 0).collect();
+    assert_eq!(refusal(&store, &even).await, None);
+    store.close().await;
+}
+
+pub async fn a_large_purge_tells_every_change(place: Place) {
+    let store = place.open().await;
+    let (mut alice, mut bob) = (Device::new(1, 1), Device::new(2, 2));
+    let posts: Vec<Event> = (0..1_200).map(|n| alice.post("a post", n)).collect();
+    let likes: Vec<Event> = posts
+        .iter()
+        .map(|post| bob.write(Draft::opinion(about(post), opinion::LIKE, 5), 5))
+        .collect();
+    ingest(&store, &posts).await;
+    ingest(&store, &likes).await;
+    // It takes several transactions; whoever remembers versions has to hear of all of them.
+    let report = store.social_purge(bob.system()).await.unwrap();
+    assert_eq!(report.deleted, 1_200);
+    let told: BTreeSet<Subject> = report.subjects.iter().map(|(subject, _)| *subject).collect();
+    assert!(posts.iter().all(|post| told.contains(&post.subject())));
     store.close().await;
 }

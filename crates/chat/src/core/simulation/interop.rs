@@ -160,10 +160,10 @@ impl Foreign {
         let entries = &relay.logs[conv_id].entries;
         for entry in &entries[from as usize - 1..] {
             let got = self.ok(json!({ "verb": "process", "env": entry.env }));
-            if let Some(content) = got["content"].as_str() {
-                if let Body::Text { text, .. } = Content::decode(content.as_bytes()).unwrap().body {
-                    texts.push(text);
-                }
+            if let Some(content) = got["content"].as_str()
+                && let Body::Text { text, .. } = Content::decode(content.as_bytes()).unwrap().body
+            {
+                texts.push(text);
             }
         }
         (texts, entries.len() as u64 + 1)

@@ -1,7 +1,10 @@
 use std::rc::Rc;
 
 use super::*;
-use crate::link::codec::Credit;
+use crate::link::{
+    codec::{Credit, Frame},
+    handshake::{Offer, read_error},
+};
 
 /// What a request is known by here, and whether its answer is still awaited.
 type Event1 = Event<u32, Rc<()>>;

@@ -11,7 +11,7 @@ use relay_chat::{
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 use super::{
-    opening::{OrFail, opened},
+    opening::{OrFail, found, opened},
     read::{name_of, print},
     show,
 };
@@ -51,7 +51,7 @@ impl Open {
 
     pub async fn run(self, app: &App) -> Outcome {
         let chat = opened(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         let talk = Talk { app, chat: &chat, conv_id: &conv_id };
         talk.begin(self.last)?;
         talk.run().await?;

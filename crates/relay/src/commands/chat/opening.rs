@@ -64,6 +64,18 @@ pub async fn connected(app: &App) -> Result<Chat, Failure> {
     }
 }
 
+/// The conversation that a person names. One that is not known here may be news that the relay has.
+pub async fn found(app: &App, chat: &Chat, text: &str) -> Result<String, Failure> {
+    match chat.find(text) {
+        Err(Error::Refused(Refusal::NoConversation)) => {
+            // Not reached in time: then what is here must do.
+            let _ = tokio::time::timeout(app.timeout(), chat.caught_up()).await;
+            chat.find(text).or_fail("the conversation")
+        }
+        other => other.or_fail("the conversation"),
+    }
+}
+
 /// What still waits gets a moment to leave, where the relay is reached; then the chat is closed.
 pub async fn ended(app: &App, chat: Chat) -> Result<(), Failure> {
     if matches!(chat.connection(), relay_chat::views::Connection::Online { .. }) {

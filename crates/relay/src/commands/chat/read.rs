@@ -10,7 +10,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{
     open::commands,
-    opening::{OrFail, current, ended, failure},
+    opening::{OrFail, current, ended, failure, found},
     show,
 };
 use crate::{
@@ -186,7 +186,7 @@ fn print_event(app: &App, chat: &Chat, only: Option<&str>, event: &Event) -> Res
 impl History {
     pub async fn run(self, app: &App) -> Outcome {
         let chat = current(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         let range = match (self.before, self.after) {
             (Some(seq), _) => MessageRange::Before(seq),
             (_, Some(seq)) => MessageRange::After(seq),
@@ -252,7 +252,7 @@ impl Export {
     pub async fn run(self, app: &App) -> Outcome {
         const PAGE: usize = 500;
         let chat = current(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         let mut after = 0;
         loop {
             let page = chat
@@ -279,7 +279,7 @@ impl Export {
 impl Members {
     pub async fn run(self, app: &App) -> Outcome {
         let chat = current(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         let members = chat.members(&conv_id).map_err(|error| failure(&error, "the members"))?;
         ended(app, chat).await?;
         let items = to_json(&members)?.as_array().cloned().unwrap_or_default();

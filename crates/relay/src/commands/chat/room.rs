@@ -7,7 +7,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{
-    opening::{OrFail, current, key_file, opened, profile, unlock},
+    opening::{OrFail, current, found, key_file, opened, profile, unlock},
     read::to_json,
     write::finish,
 };
@@ -181,7 +181,7 @@ pub struct Passphrase {
 impl Read {
     pub async fn run(self, app: &App) -> Outcome {
         let chat = current(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         chat.mark_read(&conv_id, self.up_to).await.or_fail("the mark")?;
         finish(app, chat, &conv_id).await
     }
@@ -190,7 +190,7 @@ impl Read {
 impl One {
     pub async fn accept(self, app: &App) -> Outcome {
         let chat = current(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the invitation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         chat.accept(&conv_id).await.or_fail("the invitation")?;
         finish(app, chat, &conv_id).await
     }
@@ -198,7 +198,7 @@ impl One {
     pub async fn leave(self, app: &App) -> Outcome {
         app.confirm("leave", &self.conversation)?;
         let chat = current(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         chat.leave(&conv_id).await.or_fail("the conversation")?;
         finish(app, chat, &conv_id).await
     }
@@ -207,7 +207,7 @@ impl One {
 impl People {
     async fn found(self, app: &App) -> Result<(Chat, String, Vec<relay_proto::NodeId>), Failure> {
         let chat = current(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the room")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         let people = self.people.iter().map(|person| chat.find_person(person));
         let people = people.collect::<relay_chat::Result<Vec<_>>>().or_fail("the people")?;
         Ok((chat, conv_id, people))
@@ -230,7 +230,7 @@ impl People {
 impl Promote {
     pub async fn run(self, app: &App) -> Outcome {
         let chat = current(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the room")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         let person = chat.find_person(&self.person).or_fail("the person")?;
         let role = if self.to == "admin" { Role::Admin } else { Role::Member };
         chat.set_role(&conv_id, person, role).await.or_fail("the role")?;
@@ -241,7 +241,7 @@ impl Promote {
 impl Title {
     pub async fn run(self, app: &App) -> Outcome {
         let chat = current(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the room")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         chat.set_room(&conv_id, self.name, self.topic).await.or_fail("the name")?;
         finish(app, chat, &conv_id).await
     }
@@ -249,7 +249,7 @@ impl Title {
 
 async fn set(app: &App, conversation: &str, settings: Settings) -> Outcome {
     let chat = opened(app).await?;
-    let conv_id = chat.find(conversation).or_fail("the conversation")?;
+    let conv_id = found(app, &chat, conversation).await?;
     chat.set(&conv_id, settings).await.or_fail("the conversation")?;
     let view = chat.conversation(&conv_id).or_fail("the conversation")?;
     chat.close().await;
@@ -343,7 +343,7 @@ impl Passphrase {
             }
         };
         // Where there is no profile yet, it is made first.
-        drop(opened_once(app, &profile).await?);
+        opened_once(app, &profile).await?;
         Chat::change_unlock(&profile, &old, &new).or_fail("the passphrase")?;
         if matches!(new, Unlock::Passphrase(_)) {
             // The key file opens nothing any more.

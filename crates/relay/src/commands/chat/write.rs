@@ -10,7 +10,7 @@ use relay_chat::{Chat, SaveAs};
 use serde_json::json;
 
 use super::{
-    opening::{OrFail, connected, current, opened},
+    opening::{OrFail, connected, current, found, opened},
     read::to_json,
 };
 use crate::{
@@ -176,7 +176,7 @@ impl New {
 impl Send {
     pub async fn run(self, app: &App) -> Outcome {
         let chat = opened(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         let reply_to = self.reply_to.map(|seq| id_of(&chat, &conv_id, seq)).transpose()?;
         chat.send_text(&conv_id, words(&self.text)?, reply_to).await.or_fail("the message")?;
         finish(app, chat, &conv_id).await
@@ -186,7 +186,7 @@ impl Send {
 impl SendFile {
     pub async fn run(self, app: &App) -> Outcome {
         let chat = connected(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         chat.send_file(&conv_id, &self.path, self.mime.as_deref()).await.or_fail("the file")?;
         finish(app, chat, &conv_id).await
     }
@@ -195,7 +195,7 @@ impl SendFile {
 impl Save {
     pub async fn run(self, app: &App) -> Outcome {
         let chat = connected(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         let target = match self.out {
             Some(path) => SaveAs::Path(path),
             None => SaveAs::Folder(Path::new(".").to_owned()),
@@ -210,7 +210,7 @@ impl Save {
 impl Edit {
     pub async fn run(self, app: &App) -> Outcome {
         let chat = opened(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         let id = id_of(&chat, &conv_id, self.seq)?;
         chat.edit(&conv_id, &id, words(&self.text)?).await.or_fail("the message")?;
         finish(app, chat, &conv_id).await
@@ -221,7 +221,7 @@ impl Delete {
     pub async fn run(self, app: &App) -> Outcome {
         app.confirm("delete message", &self.seq.to_string())?;
         let chat = opened(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         let id = id_of(&chat, &conv_id, self.seq)?;
         chat.delete(&conv_id, &id).await.or_fail("the message")?;
         finish(app, chat, &conv_id).await
@@ -231,7 +231,7 @@ impl Delete {
 impl React {
     pub async fn run(self, app: &App) -> Outcome {
         let chat = opened(app).await?;
-        let conv_id = chat.find(&self.conversation).or_fail("the conversation")?;
+        let conv_id = found(app, &chat, &self.conversation).await?;
         let id = id_of(&chat, &conv_id, self.seq)?;
         chat.react(&conv_id, &id, &self.emoji, self.remove).await.or_fail("the reaction")?;
         finish(app, chat, &conv_id).await

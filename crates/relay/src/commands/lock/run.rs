@@ -24,7 +24,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{as_holder, refusal, terminal::Lent};
+use super::{as_holder, refusal, taken, terminal::Lent};
 use crate::{
     app::App,
     complete,
@@ -184,7 +184,8 @@ impl Run {
                 Ok(lock) => return Ok(Acquired::Held(lock, url)),
                 Err(error) if error.code() == Some(Code::LockHeld) => {
                     if until.is_some_and(|until| Instant::now() >= until) {
-                        return Ok(Acquired::NotInTime(refusal(error, &self.resource)));
+                        let failure = taken(&client, &ns, error, &self.resource).await;
+                        return Ok(Acquired::NotInTime(failure));
                     }
                     // The relay may end a wait before we would.
                     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+mod scripts;
+mod streams;
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::{os::unix::fs::PermissionsExt, time::Duration};
+use std::time::Duration;
 
 use relay_client::{Client, LockRequest};
 use relay_proto::{
@@ -13,51 +16,27 @@ use relay_proto::{
     event::{Draft, Tags},
 };
 use serde_json::{Value, json};
-use support::{House, key};
+use support::{House, key, pair::Pair};
 
 const OPEN: &str = "[[acl]]\nns = \"**\"\nwho = [\"*\"]\nallow = [\"read\", \"write\", \"lock\"]\n";
 const FAR: &str = "[[namespace]]\nmatch = \"far/**\"\nhome = \"home-b\"\n";
 
 /// A hub that is the home of `far`, and a spoke through which it is asked.
-struct Pair {
-    home: House,
-    edge: House,
-    _dir: tempfile::TempDir,
+async fn open() -> Pair {
+    open_with("").await
 }
 
-impl Pair {
-    async fn open() -> Self {
-        Self::with("").await
-    }
+async fn open_with(at_home: &str) -> Pair {
+    open_with_rules(&format!("{OPEN}{at_home}"), "").await
+}
 
-    async fn with(at_home: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let psk = dir.path().join("psk");
-        std::fs::write(&psk, "a key shared by a hub and its spokes").unwrap();
-        std::fs::set_permissions(&psk, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let config = format!("[hub]\npsk_file = {psk:?}\n{OPEN}{at_home}");
-        let home = House::open_as("home-b", &config).await;
-        let url = home.url().replace("http://", "ws://");
-        let config = format!("[federation]\nconnect = \"{url}\"\npsk_file = {psk:?}\n{OPEN}{FAR}");
-        let edge = House::open_as("edge-a", &config).await;
-        let pair = Self { home, edge, _dir: dir };
-        pair.linked().await;
-        pair
-    }
+/// A home with these rules, and an edge with more lines of configuration.
+async fn open_with_rules(at_home: &str, at_edge: &str) -> Pair {
+    Pair::open(at_home, &format!("{OPEN}{FAR}{at_edge}")).await
+}
 
-    async fn linked(&self) {
-        self.edge.until("link", |node| node.federated().federation.status().is_attached).await;
-    }
-
-    /// Cuts the link; the edge makes a new one.
-    fn cut(&self) {
-        let edge: RelayId = "edge-a".parse().unwrap();
-        self.home.node.federated().federation.kick(&edge);
-    }
-
-    fn client(&self) -> Client {
-        self.edge.client().key(key(1)).build().unwrap()
-    }
+fn client(pair: &Pair) -> Client {
+    pair.edge.client().key(key(1)).build().unwrap()
 }
 
 fn event(ns: &str, n: u64) -> Value {
@@ -96,7 +75,7 @@ async fn count(house: &House, query: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_published_and_read_at_their_home_through_another_relay() {
-    let pair = Pair::open().await;
+    let pair = open().await;
     let one = event("far/x", 1);
     let answer = publish(&pair.edge, &one).await;
     assert_eq!(answer.status, 201, "{}", answer.body);
@@ -148,7 +127,7 @@ async fn events_are_published_and_read_at_their_home_through_another_relay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sockets_publish_to_the_home_in_the_order_sent() {
-    let pair = Pair::open().await;
+    let pair = open().await;
     let mut socket = pair.edge.socket(&[]).await;
     for n in 0..20 {
         let body = json!({"event": event("far/x", n)});
@@ -165,8 +144,8 @@ async fn sockets_publish_to_the_home_in_the_order_sent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_is_taken_at_its_home_by_the_users_grant() {
-    let pair = Pair::open().await;
-    let client = pair.client();
+    let pair = open().await;
+    let client = client(&pair);
     let mut ask = LockRequest::new("site/prod").unwrap();
     ask.ns = "far/x".parse().unwrap();
     let got = client.acquire(&ask).await.unwrap();
@@ -202,8 +181,8 @@ async fn a_lock_is_taken_at_its_home_by_the_users_grant() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_brings_its_grant_along() {
-    let pair = Pair::open().await;
-    let session = pair.client().login("d_laptop", None).await.unwrap();
+    let pair = open().await;
+    let session = client(&pair).login("d_laptop", None).await.unwrap();
     let bearer = format!("Bearer {}", session.session_token);
     let body = json!({"ns": "far/x", "resource": "r", "lease_ms": 5000}).to_string();
     let headers = [("authorization", bearer.as_str())];
@@ -219,7 +198,7 @@ async fn a_session_brings_its_grant_along() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_expired_and_foreign_grants_are_refused_and_nothing_is_taken() {
-    let pair = Pair::open().await;
+    let pair = open().await;
     let now = pair.edge.node.clock.wall_ns() / 1_000_000;
     let home: RelayId = "home-b".parse().unwrap();
     let request = json!({
@@ -253,7 +232,7 @@ async fn forged_expired_and_foreign_grants_are_refused_and_nothing_is_taken() {
     assert_eq!((&state["held"], &state["last_token"]), (&json!(false), &json!(0)));
     // The edge itself says what is missing, and which relay the grant has to name.
     let forged = grant(2, 1, "edge-a", now, now + 60_000);
-    let session = pair.client().login("d", None).await.unwrap();
+    let session = client(&pair).login("d", None).await.unwrap();
     let bearer = format!("Bearer {}", session.session_token);
     let headers = [("authorization", bearer.as_str()), ("relay-grant", forged.as_str())];
     let body = json!({"ns": "far/x", "resource": "r", "lease_ms": 5000}).to_string();
@@ -263,7 +242,7 @@ async fn forged_expired_and_foreign_grants_are_refused_and_nothing_is_taken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_survives_cut_links_and_neither_misses_nor_repeats() {
-    let pair = Pair::open().await;
+    let pair = open().await;
     let mut socket = pair.edge.socket(&[]).await;
     let body = json!({"sub": "s", "filters": [{"ns": ["far/x"]}, {"ns": ["far/y"]}], "after": ""});
     socket.send(&json!({"v":1,"t":"stream.subscribe","id":"1","body":body}).to_string()).await;
@@ -316,7 +295,7 @@ async fn a_home_out_of_reach_says_so_and_a_ring_of_homes_ends() {
     assert_eq!((&frame["id"], &frame["body"]["code"]), (&json!("1"), &json!("home_unreachable")));
 
     let ring = "[[namespace]]\nmatch = \"far/**\"\nhome = \"edge-a\"\n";
-    let pair = Pair::with(ring).await;
+    let pair = open_with(ring).await;
     for house in [&pair.edge, &pair.home] {
         let refused = publish(house, &event("far/x", 1)).await;
         assert_eq!((refused.status, refused.code().as_str()), (508, "loop_detected"));
@@ -331,7 +310,7 @@ async fn a_home_out_of_reach_says_so_and_a_ring_of_homes_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_retried_over_breaking_links_is_done_once() {
-    let pair = Pair::open().await;
+    let pair = open().await;
     let stop = tokio_util::sync::CancellationToken::new();
     let cutting = async {
         let mut cuts = 0;
@@ -345,7 +324,7 @@ async fn whatever_is_retried_over_breaking_links_is_done_once() {
     };
     let total = 25;
     let working = async {
-        let client = pair.client();
+        let client = client(&pair);
         for n in 0..total {
             let event = event("far/x", n);
             let sent = loop {

@@ -1,0 +1,43 @@
+//! Connections that say nothing (`gateway.md` 4.1, 6.6).
+
+use crate::{FREE, person::Person, support::House};
+
+async fn impatient() -> House {
+    House::open(&format!("{FREE}ping_interval = \"150ms\"\nfirst_frame_within = \"150ms\"\n")).await
+}
+
+#[tokio::test]
+async fn whoever_comes_without_a_session_and_says_nothing_is_sent_away() {
+    let house = impatient().await;
+    let mut silent = house.socket(&[]).await;
+    assert_eq!(silent.close_code().await, 1008);
+    let mut other = house.socket(&[]).await;
+    other.send_binary(b"hello").await;
+    assert_eq!(other.close_code().await, 1002);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_silent_client_is_asked_twice_and_then_left() {
+    let house = impatient().await;
+    let alice = Person::login(&house, 1, "d").await;
+    let mut socket = alice.socket(&house).await;
+    // Any frame is a sign of life.
+    for _ in 0..4 {
+        socket.expect("ping").await;
+        socket.send(r#"{"v":1,"t":"pong"}"#).await;
+    }
+    let mut asked = 0;
+    let (code, _) = loop {
+        match socket.frame_or_close().await {
+            Ok(frame) => {
+                assert_eq!(frame["t"], "ping");
+                asked += 1;
+            }
+            Err(close) => break close,
+        }
+    };
+    assert_eq!(code, 1001);
+    assert!((1..=3).contains(&asked), "asked {asked} times");
+    house.close().await;
+}

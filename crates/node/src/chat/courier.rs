@@ -1,0 +1,234 @@
+//! Brings mail to the homes of users who do not live here: what a conversation's home writes with a change is brought
+//! until the user's home has it, in its order, and taken there once ([`relay_proto::conv::Mail`]).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use relay_core::failure::store_problem;
+use relay_proto::{NodeId, Problem, RelayId, conv::NumberedMail};
+use relay_store::chat::{MailTake, MailTaken};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::afar::Home;
+use crate::{homes::wire::Carried, node::Node};
+
+/// Pieces of mail that are looked at, and sent, at once.
+const BATCH: u64 = 64;
+/// Bytes of mail in one message.
+const MAX_BYTES: usize = 512 << 10;
+/// The waits after which a user's home is looked for, or asked, again.
+const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+/// Users that are waited for at once; the mail of others comes after theirs.
+const MAX_DEFERRED: usize = 256;
+/// Mail that nobody took for so long is deleted, milliseconds.
+const KEPT_MS: u64 = 30 * 86_400_000;
+/// How often somebody looks without being told.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What a home brings to another.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MailBag {
+    pub items: Vec<NumberedMail>,
+}
+
+/// Whose mail of which numbers was taken.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MailReceipt {
+    pub taken: Vec<(NodeId, u64)>,
+}
+
+type Deferred = HashMap<NodeId, (Instant, Duration)>;
+
+impl Node {
+    /// Takes mail of another home for users who live here; `None` for what was written here before they did.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn take_mail(
+        &self,
+        source: Option<&RelayId>,
+        items: Vec<NumberedMail>,
+    ) -> Result<MailReceipt, Problem> {
+        let config = self.conversations.config().clone();
+        let take = MailTake {
+            source: source.map(ToString::to_string),
+            items,
+            at_ms: self.now_ms(),
+            max_inbox: config.max_inbox,
+            max_per_user: config.convs_per_user,
+        };
+        let taken = self.store.take_mail(take).await.map_err(|error| store_problem(&error))?;
+        let MailTaken { taken, delivered } = taken;
+        delivered.iter().for_each(|post| self.inboxes.publish(post));
+        Ok(MailReceipt { taken })
+    }
+}
+
+/// Brings mail until the node is gone.
+pub(crate) async fn run(node: Weak<Node>) {
+    let Some(strong) = node.upgrade() else { return };
+    let (stop, conversations) = (strong.stop.clone(), strong.conversations.clone());
+    let mut changes = strong.federated().federation.changes();
+    drop(strong);
+    let mut deferred = Deferred::new();
+    loop {
+        let soonest = deferred.values().map(|(until, _)| *until).min();
+        let look_at = Instant::now() + LOOK;
+        let look_at = soonest.map_or(look_at, |until| until.min(look_at));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = conversations.wrote_mail() => {}
+            changed = changes.changed() => match changed {
+                // Ways that were missing may be there.
+                Ok(()) => deferred.values_mut().for_each(|(until, _)| *until = Instant::now()),
+                // Links were made anew.
+                Err(_) => match node.upgrade() {
+                    Some(node) => changes = node.federated().federation.changes(),
+                    None => return,
+                },
+            },
+            () = tokio::time::sleep_until(look_at) => {}
+        }
+        let Some(node) = node.upgrade() else { return };
+        notice_others(&node);
+        if node.afar.is_alone() {
+            continue;
+        }
+        let stop = node.stop.clone();
+        let brought = stop.run_until_cancelled(bring_all(&node, &mut deferred)).await;
+        if let Some(Err(problem)) = brought {
+            tracing::warn!(%problem, "mail for other homes could not be looked at");
+        }
+    }
+}
+
+/// The first link to another relay changes what has to be kept.
+fn notice_others(node: &Node) {
+    let federated = node.federated();
+    let federation = &federated.federation;
+    let linked = || {
+        federation.hub().is_some()
+            || !federation.spokes().is_empty()
+            || !federation.peers().is_empty()
+    };
+    if node.afar.is_alone() && linked() && node.afar.meet() {
+        node.conversations.expect_others();
+    }
+}
+
+async fn bring_all(node: &Arc<Node>, deferred: &mut Deferred) -> Result<(), Problem> {
+    loop {
+        let now = Instant::now();
+        let waiting = deferred.iter().filter(|(_, (until, _))| *until > now);
+        let except: Vec<NodeId> = waiting.map(|(user, _)| *user).collect();
+        if except.len() >= MAX_DEFERRED {
+            return Ok(());
+        }
+        let mail = node.store.waiting_mail(except, BATCH).await;
+        let mail = mail.map_err(|error| store_problem(&error))?;
+        if mail.is_empty() {
+            let old = node.now_ms().saturating_sub(KEPT_MS);
+            deferred.retain(|_, (until, _)| *until > now);
+            return node
+                .store
+                .delete_mail(Vec::new(), old)
+                .await
+                .map_err(|error| store_problem(&error));
+        }
+        bring(node, mail, deferred).await?;
+    }
+}
+
+/// Brings some mail; users whose mail cannot be brought are deferred.
+async fn bring(
+    node: &Arc<Node>,
+    mail: Vec<NumberedMail>,
+    deferred: &mut Deferred,
+) -> Result<(), Problem> {
+    let mut here = Vec::new();
+    let mut bags: Vec<(RelayId, Vec<NumberedMail>)> = Vec::new();
+    let mut homes: HashMap<NodeId, Option<Home>> = HashMap::new();
+    for item in mail {
+        let user = item.user_id;
+        let home = match homes.get(&user) {
+            Some(home) => home.clone(),
+            None => {
+                let home = node.home_of_user(user).await.ok().flatten();
+                homes.insert(user, home.clone());
+                home
+            }
+        };
+        match home {
+            None => defer(deferred, user),
+            Some(Home::Here) => here.push(item),
+            Some(Home::At(home)) => match bags.iter_mut().find(|(known, _)| *known == home) {
+                Some((_, items)) => items.push(item),
+                None => bags.push((home, vec![item])),
+            },
+        }
+    }
+    let mut taken = Vec::new();
+    if !here.is_empty() {
+        taken.extend(node.take_mail(None, here).await?.taken);
+    }
+    for (home, items) in bags {
+        for items in parts(items) {
+            let users: Vec<NodeId> = items.iter().map(|item| item.user_id).collect();
+            let receipt = send(node, &home, items).await.unwrap_or_else(|problem| {
+                tracing::debug!(%problem, %home, "mail waits for a user's home");
+                MailReceipt { taken: Vec::new() }
+            });
+            for user in users {
+                if receipt.taken.iter().any(|(known, _)| *known == user) {
+                    deferred.remove(&user);
+                } else {
+                    // Perhaps the user lives elsewhere by now.
+                    node.forget_home(&user);
+                    defer(deferred, user);
+                }
+            }
+            taken.extend(receipt.taken);
+        }
+    }
+    node.store.delete_mail(taken, 0).await.map_err(|error| store_problem(&error))
+}
+
+async fn send(
+    node: &Node,
+    home: &RelayId,
+    items: Vec<NumberedMail>,
+) -> Result<MailReceipt, Problem> {
+    let carried = Carried::post_value("/v1/homes/mail", &MailBag { items })?;
+    node.ask_for(home, &carried, None).await
+}
+
+/// Mail in portions that fit into one message, in its order.
+fn parts(items: Vec<NumberedMail>) -> Vec<Vec<NumberedMail>> {
+    let mut parts: Vec<Vec<NumberedMail>> = Vec::new();
+    let mut bytes = 0;
+    for item in items {
+        let size = serde_json::to_vec(&item).map_or(0, |json| json.len());
+        match parts.last_mut() {
+            Some(part) if bytes + size <= MAX_BYTES => part.push(item),
+            _ => {
+                bytes = 0;
+                parts.push(vec![item]);
+            }
+        }
+        bytes += size;
+    }
+    parts
+}
+
+fn defer(deferred: &mut Deferred, user: NodeId) {
+    let now = Instant::now();
+    let (until, wait) = deferred.entry(user).or_insert((now, WAITS.0));
+    if *until <= now {
+        *until = now + *wait;
+        *wait = (*wait * 2).min(WAITS.1);
+    }
+}

@@ -1,0 +1,201 @@
+//! The presence of contacts who live at other homes, and of everybody for users who do (`gateway.md` 11).
+//!
+//! While a user is connected here, each home of contacts of theirs is asked for a stream of what this user may know,
+//! on the user's own grant. The contact's home decides; what it says goes to the user's connections like news of here.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use ahash::RandomState;
+use bytes::Bytes;
+use futures_util::{StreamExt, future::join_all};
+use relay_core::fanout::Outbox;
+use relay_proto::{NodeId, RelayId, conv::Caller};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::afar::Home;
+use crate::{
+    homes::{sse::Parser, wire::Carried},
+    node::Node,
+};
+
+/// Homes are looked for, and asked, again after this.
+const AGAIN: Duration = Duration::from_secs(300);
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const LONGEST_SILENCE: Duration = Duration::from_secs(45);
+/// Contacts whose homes are looked for at once.
+const LOOKED_FOR: usize = 8;
+
+/// What a home is asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PresenceAsked {
+    /// Whom the user watches; `None` where the home knows itself, since the user lives there.
+    pub contacts: Option<Vec<NodeId>>,
+}
+
+/// Users who are connected here, and how often.
+#[derive(Debug, Default)]
+pub(super) struct Watching(Mutex<HashMap<NodeId, Watcher, RandomState>>);
+
+#[derive(Debug)]
+struct Watcher {
+    connections: usize,
+    changed: Arc<Notify>,
+    over: CancellationToken,
+}
+
+/// A connection that hears of presence. Dropping it ends that.
+#[derive(Debug)]
+pub struct Listening {
+    node: Arc<Node>,
+    user: NodeId,
+    outbox: Arc<Outbox>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.node.presence.disconnect(&self.user, &self.outbox);
+        let mut watching = self.node.afar.watching.lock();
+        let Some(watcher) = watching.get_mut(&self.user) else { return };
+        watcher.connections -= 1;
+        if watcher.connections == 0 {
+            watcher.over.cancel();
+            watching.remove(&self.user);
+        }
+    }
+}
+
+impl Watching {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Watcher, RandomState>> {
+        // Whole between any two of its statements.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    /// Whatever the caller may hear of presence goes into the outbox, as long as the answer lives.
+    pub fn listen(self: &Arc<Self>, caller: &Caller, outbox: &Arc<Outbox>) -> Listening {
+        let user = caller.user;
+        self.presence.connect(user, outbox);
+        let mut watching = self.afar.watching.lock();
+        let alone = self.afar.is_alone();
+        let watcher = watching.entry(user).or_insert_with(|| {
+            let watcher =
+                Watcher { connections: 0, changed: Arc::default(), over: CancellationToken::new() };
+            if !alone {
+                let run = run(
+                    self.clone(),
+                    caller.clone(),
+                    watcher.changed.clone(),
+                    watcher.over.clone(),
+                );
+                self.tasks.spawn(run);
+            }
+            watcher
+        });
+        watcher.connections += 1;
+        drop(watching);
+        Listening { node: self.clone(), user, outbox: outbox.clone() }
+    }
+
+    /// The user's contacts are others now.
+    pub fn contacts_changed(&self, user: &NodeId) {
+        if let Some(watcher) = self.afar.watching.lock().get(user) {
+            watcher.changed.notify_one();
+        }
+    }
+}
+
+/// Follows the homes of a user's contacts while the user is connected.
+async fn run(node: Arc<Node>, caller: Caller, changed: Arc<Notify>, over: CancellationToken) {
+    loop {
+        let follow = async {
+            let homes = homes(&node, caller.user).await;
+            let streams =
+                homes.into_iter().map(|(home, contacts)| follow(&node, &caller, home, contacts));
+            join_all(streams).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = over.cancelled() => return,
+            () = node.stop.cancelled() => return,
+            () = changed.notified() => {}
+            () = tokio::time::sleep(AGAIN) => {}
+            () = follow => {}
+        }
+    }
+}
+
+/// The other homes of a user's contacts, with the contacts of each.
+async fn homes(node: &Arc<Node>, user: NodeId) -> HashMap<RelayId, Option<Vec<NodeId>>> {
+    let mut homes = HashMap::new();
+    if let Ok(Home::At(home)) = node.home_of_caller(user).await {
+        homes.insert(home, None);
+        return homes;
+    }
+    let contacts = node.presence.watchlist(&user);
+    let mut found = futures_util::stream::iter(contacts)
+        .map(|contact| async move { (contact, node.home_of_user(contact).await) })
+        .buffer_unordered(LOOKED_FOR);
+    while let Some((contact, home)) = found.next().await {
+        if let Ok(Some(Home::At(home))) = home {
+            let contacts: &mut Option<Vec<NodeId>> = homes.entry(home).or_default();
+            contacts.get_or_insert_default().push(contact);
+        }
+    }
+    homes
+}
+
+/// Follows one home until it is dropped.
+async fn follow(node: &Arc<Node>, caller: &Caller, home: RelayId, contacts: Option<Vec<NodeId>>) {
+    let Ok(carried) = Carried::post_value("/v1/homes/presence", &PresenceAsked { contacts }) else {
+        return;
+    };
+    let mut wait = FIRST_WAIT;
+    loop {
+        // Without a grant there is nothing to be heard; the next session may bring one.
+        let Ok(grant) = node.grant_of(caller) else { return };
+        if let Ok((answer, Some(mut stream))) = node.ask(&home, &carried, Some(grant)).await
+            && answer.is_success()
+        {
+            wait = FIRST_WAIT;
+            let mut parser = Parser::default();
+            while let Ok(Some(Ok(bytes))) =
+                tokio::time::timeout(LONGEST_SILENCE, stream.next()).await
+            {
+                if !parser.add(&bytes) {
+                    break;
+                }
+                while let Some(found) = parser.next() {
+                    if let Some(event) = found.filter(|event| event.t == "presence.update") {
+                        tell(node, &caller.user, event.data);
+                    }
+                }
+            }
+        }
+        let mut changes = node.federated().federation.changes();
+        tokio::time::sleep(FIRST_WAIT).await;
+        let _ = tokio::time::timeout(wait, changes.changed()).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+fn tell(node: &Node, user: &NodeId, frame: String) {
+    #[derive(Deserialize)]
+    struct Frame {
+        body: About,
+    }
+    #[derive(Deserialize)]
+    struct About {
+        user_id: NodeId,
+    }
+    if let Ok(Frame { body }) = serde_json::from_str(&frame) {
+        node.presence.tell(user, body.user_id, Bytes::from(frame));
+    }
+}

@@ -1,0 +1,37 @@
+//! What the home of a conversation tells the homes of the users in it (`federation.md`, Homes).
+
+use serde::{Deserialize, Serialize};
+
+use super::ConvId;
+use crate::{NodeId, auth::DeviceId};
+
+/// News for one user. Whose conversation it is about is not said: it is that of the relay that tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Mail {
+    /// The user is in a conversation.
+    Joined { conv_id: ConvId },
+    /// And is in it no longer.
+    Left { conv_id: ConvId },
+    /// For a device's inbox; worth something only if the inviter was given the KeyPackage.
+    Welcome {
+        device_id: DeviceId,
+        conv_id: ConvId,
+        conv_seq: u64,
+        inviter: NodeId,
+        /// Hexadecimal.
+        key_package_ref: String,
+        env: String,
+    },
+    /// For the inbox of every device: a member's device wants to be removed and added again.
+    RejoinRequest { conv_id: ConvId, user_id: NodeId, device_id: DeviceId },
+}
+
+/// [`Mail`] with its number at the relay that tells; for one user the numbers rise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumberedMail {
+    pub n: u64,
+    pub user_id: NodeId,
+    #[serde(flatten)]
+    pub mail: Mail,
+}
