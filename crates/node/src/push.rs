@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{
-        Arc, Weak,
+        Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
