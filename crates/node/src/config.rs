@@ -27,8 +27,8 @@ pub use problem::{Origin, Problem, Problems};
 pub use sections::{
     AclRule, Anonymous, Backend, CallRule, Calls, Chat, Config, Drain, Events, Federation, Hub,
     Listen, Locks, Log, LogFormat, Moderation, NamespacePolicy, Node, NodeKind, Permission,
-    Presence, Push, Quota, Rotation, RuleEffect, Script, Service, Social, SocialRule, Store, TenantQuota,
-    Tls, Visibility,
+    Presence, Push, Quota, Rotation, RuleEffect, Script, Service, Social, SocialRule, Store,
+    TenantQuota, Tls, Visibility,
 };
 pub use show::{Difference, Line, differences, sample, schema};
 pub use value::{ExistingFile, Inherit, Network, SecretFile, Size};

@@ -88,11 +88,13 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [a, b, ..] = address.segments();
     let global = a & 0xe000 == 0x2000;
-    let special = (a == 0x2001 && b < 0x0200)
-        || (a == 0x2001 && b == 0x0db8)
+    let special = match a {
+        0x2001 => b < 0x0200 || b == 0x0db8,
         // Tunnels, which lead to whatever IPv4 address stands in them.
-        || a == 0x2002
-        || (a == 0x3fff && b < 0x1000);
+        0x2002 => true,
+        0x3fff => b < 0x1000,
+        _ => false,
+    };
     global && !special
 }
 

@@ -8,7 +8,6 @@ mod vapid;
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::{
         Arc, Weak,
@@ -20,14 +19,10 @@ use std::{
 use relay_core::{failure::store_problem, news::Place};
 use relay_proto::{NodeId, Problem, auth::DeviceId};
 use relay_store::chat::PushTarget;
-use reqwest::{
-    StatusCode, Url,
-    dns::{Addrs, Name, Resolve, Resolving},
-    header::RETRY_AFTER,
-};
+use reqwest::{StatusCode, Url, header::RETRY_AFTER};
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::{config, node::Node};
+use crate::{config, egress, node::Node};
 
 pub use vapid::VapidKey;
 
@@ -75,13 +70,7 @@ impl Push {
         if settings.contact.is_empty() {
             return Ok(None);
         }
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("relay/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(PATIENCE)
-            .dns_resolver(Arc::new(PublicOnly { allow_private: settings.allow_private }))
-            .build()?;
+        let client = egress::client(settings.allow_private, PATIENCE)?;
         let key = VapidKey::open(&dir.join("push.key"))?;
         Ok(Some(Self { settings: settings.clone(), key, client, stats: PushStats::default() }))
     }
@@ -100,24 +89,13 @@ impl Push {
     /// # Errors
     /// `invalid_request`.
     pub fn check_endpoint(&self, endpoint: &str) -> Result<(), Problem> {
-        let refuse = |why: &str| Err(Problem::invalid(format!("endpoint: {why}")));
         if endpoint.len() > MAX_ENDPOINT {
-            return refuse("longer than 2048 bytes");
+            return Err(Problem::invalid("endpoint: longer than 2048 bytes"));
         }
-        let Ok(url) = Url::parse(endpoint) else { return refuse("not a URL") };
-        let plain = url.scheme() == "http" && self.settings.allow_private;
-        if url.scheme() != "https" && !plain {
-            return refuse("push services are reached by https://");
+        match egress::check_url(endpoint, self.settings.allow_private) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(Problem::invalid(format!("endpoint: {why}"))),
         }
-        if !url.username().is_empty() || url.password().is_some() {
-            return refuse("it names a user");
-        }
-        let Some(host) = url.host_str() else { return refuse("it names no host") };
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        if literal.is_ok_and(|address| !is_public(address)) && !self.settings.allow_private {
-            return refuse("that address is not one of the public network");
-        }
-        Ok(())
     }
 
     /// Sends one push; how long to wait where it should be tried again.
@@ -299,111 +277,6 @@ async fn ended(node: &Node, push: &Push, turns: &mut HashMap<Key, Turn>, key: Ke
             } else {
                 turn.tries = 0;
             }
-        }
-    }
-}
-
-/// Finds addresses of the public network alone, so that nobody has the relay knock inside its own.
-#[derive(Debug)]
-struct PublicOnly {
-    allow_private: bool,
-}
-
-impl Resolve for PublicOnly {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allow_private = self.allow_private;
-        Box::pin(public_addresses(name, allow_private))
-    }
-}
-
-async fn public_addresses(
-    name: Name,
-    allow_private: bool,
-) -> Result<Addrs, Box<dyn std::error::Error + Send + Sync>> {
-    let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-    let found: Vec<SocketAddr> =
-        found.filter(|address| allow_private || is_public(address.ip())).collect();
-    if found.is_empty() {
-        return Err("the host has no address in the public network".into());
-    }
-    Ok(Box::new(found.into_iter()))
-}
-
-/// Whether an address belongs to the public network.
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => is_public_v6(address),
-    }
-}
-
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    let special = address.is_private()
-        || address.is_loopback()
-        || address.is_link_local()
-        || address.is_documentation()
-        || matches!(
-            (a, b, c),
-            (0 | 224..=255, ..) | (100, 64..=127, _) | (192, 0, 0) | (198, 18 | 19, _)
-        );
-    !special
-}
-
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, ..] = address.segments();
-    // Those that stand for an address of version 4 are as public as that one.
-    let inner = |high: u16, low: u16| {
-        let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
-        Ipv4Addr::new(a, b, c, d)
-    };
-    match address.segments() {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            return is_public_v4(inner(high, low));
-        }
-        [0x2002, high, low, ..] => return is_public_v4(inner(high, low)),
-        [0, 0, 0, 0, 0, 0, ..] => return false,
-        _ => {}
-    }
-    let special = address.is_multicast()
-        || a & 0xfe00 == 0xfc00
-        || a & 0xffc0 == 0xfe80
-        || (a, b) == (0x2001, 0xdb8)
-        || (a, b) == (0x2001, 0);
-    !special
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_inside_are_told_from_those_outside() {
-        for inside in [
-            "10.1.2.3",
-            "127.0.0.1",
-            "169.254.1.1",
-            "192.168.0.1",
-            "172.16.0.1",
-            "100.64.0.1",
-            "0.0.0.0",
-            "198.18.0.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "::1",
-            "::",
-            "fe80::1",
-            "fd00::1",
-            "::ffff:10.0.0.1",
-            "64:ff9b::7f00:1",
-            "2002:7f00:1::",
-            "2001:db8::1",
-            "ff02::1",
-        ] {
-            assert!(!is_public(inside.parse().unwrap()), "{inside}");
-        }
-        for outside in ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:1.1.1.1"] {
-            assert!(is_public(outside.parse().unwrap()), "{outside}");
         }
     }
 }

@@ -107,10 +107,8 @@ impl Connection {
         node.metrics.connections.fetch_add(1, Ordering::Relaxed);
         let Client { caller, grant, address, label, place } = client;
         let speaker = caller.session().ok();
-        let speaker = speaker.map(|session| conv::Caller {
-            grant: grant.clone(),
-            ..node.chat_caller(session)
-        });
+        let speaker = speaker
+            .map(|session| conv::Caller { grant: grant.clone(), ..node.chat_caller(session) });
         let mut this = Self {
             subscriptions: Subscriptions::new(node.clone()),
             held: Held::of(&node, &caller),

@@ -69,8 +69,11 @@ impl Afar {
     /// What a relay `me` of this configuration begins with.
     pub(crate) fn new(config: &Config, me: &str) -> Result<Self, String> {
         let home = config.chat.user_home.as_str();
-        let user_home =
-            if matches!(home, "" | "self") || home == me { None } else { Some(home.parse().map_err(|_| format!("'{home}' is no relay id"))?) };
+        let user_home = if matches!(home, "" | "self") || home == me {
+            None
+        } else {
+            Some(home.parse().map_err(|_| format!("'{home}' is no relay id"))?)
+        };
         let links = !config.federation.connect.is_empty()
             || !config.federation.peers.is_empty()
             || config.hub.psk_file.is_some();

@@ -35,7 +35,7 @@ pub(crate) struct Far {
 }
 
 /// A request as a home's doors read it.
-pub(super) struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     pub operation: &'a str,
     pub path: &'a str,
     pub body: Value,
