@@ -14,7 +14,7 @@ use relay_chat::{
 use relay_proto::NodeId;
 use tokio::sync::broadcast;
 
-pub use chat::ChatBackend;
+pub use chat::{ChatBackend, device_code};
 
 /// What is behind the screen.
 pub trait Backend: Send + Sync + 'static {

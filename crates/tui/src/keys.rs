@@ -98,6 +98,9 @@ impl FromStr for Key {
             }
             let mut chars = rest.chars();
             if let (Some(c), None) = (chars.next(), chars.next()) {
+                // As terminals tell it: Ctrl has no capitals.
+                let ctrl = with.contains(KeyModifiers::CONTROL);
+                let c = if ctrl { c.to_ascii_lowercase() } else { c };
                 return Ok(Self { code: KeyCode::Char(c), with });
             }
             let (modifier, more) = rest.split_once('-').ok_or_else(no_key)?;

@@ -104,8 +104,8 @@ fn columns(width: u16, focus: Pane) -> (Columns, Columns, Columns) {
 
 fn inside(area: Rect) -> Rect {
     Rect {
-        x: area.x + 1.min(area.width),
-        y: area.y + 1.min(area.height),
+        x: area.x + area.width.min(1),
+        y: area.y + area.height.min(1),
         width: area.width.saturating_sub(2),
         height: area.height.saturating_sub(2),
     }

@@ -107,7 +107,7 @@ fn typed(app: &App, frame: &mut Frame<'_>, area: Rect, query: &Editor) -> Positi
     let spans = vec![Span::styled(" > ", app.settings.theme.focus()), Span::raw(shown)];
     frame.render_widget(
         Paragraph::new(Line::from(spans)),
-        Rect { height: 1.min(area.height), ..area },
+        Rect { height: area.height.min(1), ..area },
     );
     let x = area.x.saturating_add(u16::try_from(column + 3).unwrap_or(0));
     Position { x: x.min(area.right().saturating_sub(1)), y: area.y }

@@ -19,7 +19,7 @@ fn colours(depth: Depth) -> Vec<Color> {
 
 #[test]
 fn each_depth_keeps_to_its_colours() {
-    assert_eq!(colours(Depth::None), []);
+    assert!(colours(Depth::None).is_empty());
     assert!(!colours(Depth::Sixteen).is_empty());
     assert!(
         colours(Depth::Sixteen)
