@@ -219,12 +219,12 @@ impl App {
         if stale.people {
             self.ask(Question::People);
         }
-        if let Some(open) = &self.open {
-            let conv_id = open.conv_id.clone();
+        let open = self.open.as_ref().map(|open| (open.conv_id.clone(), open.more_after));
+        if let Some((conv_id, more_after)) = open {
             if stale.members {
                 self.ask(Question::Members { conv_id: conv_id.clone() });
             }
-            if stale.newest && !open.more_after {
+            if stale.newest && !more_after {
                 self.ask(Question::Messages { conv_id, range: MessageRange::Newest, limit: PAGE });
             }
         }

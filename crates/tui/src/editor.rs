@@ -106,8 +106,8 @@ impl Editor {
             Move::Left => before.grapheme_indices(true).next_back().map_or(0, |(at, _)| at),
             Move::Right => self.cursor + after.graphemes(true).next().map_or(0, str::len),
             Move::WordLeft => {
-                let words = before.unicode_word_indices();
-                words.last().map_or(0, |(at, _)| at)
+                let mut words = before.unicode_word_indices();
+                words.next_back().map_or(0, |(at, _)| at)
             }
             Move::WordRight => {
                 let word = after.unicode_word_indices().next();

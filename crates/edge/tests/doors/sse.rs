@@ -1,7 +1,5 @@
 //! What only server-sent events do.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::{

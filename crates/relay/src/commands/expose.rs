@@ -296,11 +296,10 @@ async fn serve(
             }
             Some((id, result)) = running.next(), if !running.is_empty() => {
                 cancels.remove(&id);
-                if let Some(result) = result {
-                    if let Err(error) = attachment.answer(&id, result).await {
+                if let Some(result) = result
+                    && let Err(error) = attachment.answer(&id, result).await {
                         return Stopped::Lost(error);
                     }
-                }
             }
             served = attachment.next() => {
                 let served = match served {

@@ -128,7 +128,7 @@ impl App {
             Action::HalfPageUp => self.scroll(-self.page() / 2),
             Action::HalfPageDown => self.scroll(self.page() / 2),
             Action::Oldest => self.scroll(isize::MIN / 2),
-            Action::Newest => self.to_newest(),
+            Action::Newest => self.go_to_newest(),
             Action::Up => self.step(-1),
             Action::Down => self.step(1),
             Action::Back => self.back(),
@@ -259,7 +259,7 @@ impl App {
                 open.selected = None;
                 open.bottom = None;
                 self.focus = resting;
-                self.to_end();
+                self.arrive_at_end();
             }
             None => self.load_around(),
         }
@@ -295,12 +295,12 @@ impl App {
         if anchor.is_none() && open.more_after {
             open.bottom = open.items.last().and_then(key_of).map(|key| (key, usize::MAX));
         }
-        self.to_end();
+        self.arrive_at_end();
         self.load_around();
     }
 
     /// Notes that the end is seen, where it is.
-    fn to_end(&mut self) {
+    fn arrive_at_end(&mut self) {
         if let Some(open) = &mut self.open
             && open.at_end()
         {
@@ -309,7 +309,7 @@ impl App {
         }
     }
 
-    fn to_newest(&mut self) {
+    fn go_to_newest(&mut self) {
         let Some(open) = &mut self.open else { return };
         open.bottom = None;
         open.selected = None;
