@@ -461,7 +461,8 @@ section! {
         kp_target_fetches_per_min: Option<u64> = Some(120);
         /// Times a minute that a device may hand KeyPackages in. 0 = no limit.
         kp_publishes_per_min: Option<u64> = Some(60);
-        /// Whether KeyPackages of the MLS profile go only to contacts of their user and to those in a conversation with them.
+        /// Whether one-time KeyPackages of the MLS profile go only to contacts of their user and to those in a conversation with
+        /// them; others get the one of last resort.
         kp_contacts_only: bool = true;
         /// KeyPackages of a device that wait to be handed out; above it the oldest go.
         kp_pool_max: u64 = 1_000, in 1..=100_000;

@@ -28,7 +28,7 @@ pub struct Publish {
     pub revoke: bool,
     pub packages: Vec<NewKeyPackage>,
     pub last_resort: Option<NewKeyPackage>,
-    /// Handed out only to whom the user knows.
+    /// The one-time ones go only to whom the user knows.
     pub for_contacts: bool,
     pub at_ms: u64,
     /// Of those not handed out; above it the oldest go.
@@ -148,6 +148,8 @@ async fn insert<S: Sql>(
     package: &NewKeyPackage,
     last_resort: bool,
 ) -> Result<bool> {
+    // Nobody's pool is emptied by the last resort, so strangers can make a first contact by it.
+    let for_contacts = publish.for_contacts && !last_resort;
     let added = sql
         .run(
             "INSERT INTO key_packages (user_key, device_id, hash, reference, last_resort, not_after_s, bytes, created_at_ms, for_contacts)
@@ -161,7 +163,7 @@ async fn insert<S: Sql>(
                 package.not_after_s.into(),
                 (&package.bytes[..]).into(),
                 publish.at_ms.into(),
-                publish.for_contacts.into(),
+                for_contacts.into(),
             ],
         )
         .await?;

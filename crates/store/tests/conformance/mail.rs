@@ -123,6 +123,36 @@ pub async fn mail_is_taken_once(place: Place) {
     assert_eq!(found, Found::Unknown);
 }
 
+/// Strangers get no one-time package, but the one by which a first contact can be made.
+pub async fn a_stranger_gets_the_last_resort_alone(place: Place) {
+    let store = place.open().await;
+    let package =
+        |n: u8| NewKeyPackage { bytes: vec![n; 3], reference: Some([n; 32]), not_after_s: None };
+    let publish = Publish {
+        user: user(2),
+        device: device(),
+        revoke: false,
+        packages: vec![package(1)],
+        last_resort: Some(package(2)),
+        for_contacts: true,
+        at_ms: 1,
+        max_pool: 10,
+    };
+    store.publish_key_packages(publish).await.unwrap();
+    let fetch = |contacts_only| Fetch {
+        by: user(1),
+        user: user(2),
+        count: 1,
+        per_device: true,
+        contacts_only,
+        now_ms: 2,
+    };
+    let stranger = store.fetch_key_packages(fetch(true)).await.unwrap();
+    assert_eq!((stranger.packages, stranger.last_resort_used), (vec![vec![2; 3]], true));
+    let contact = store.fetch_key_packages(fetch(false)).await.unwrap();
+    assert_eq!((contact.packages, contact.last_resort_used), (vec![vec![1; 3]], false));
+}
+
 /// A Welcome of another home counts only where its inviter was given the KeyPackage.
 pub async fn a_welcome_of_another_home_needs_its_key_package(place: Place) {
     let store = place.open().await;
