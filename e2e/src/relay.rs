@@ -249,6 +249,7 @@ impl Relay {
             "[node]\nid = {id:?}\ndata_dir = {data:?}\n\
              [listen]\nhttp = [\"{address}\"]\nsocket = {socket:?}\n\
              [chat]\nauth_per_ip_per_min = 0\nauth_per_user_per_min = 0\n\
+             sends_per_min = 0\nframes_per_sec = 0\nuser_frames_per_sec = 0\n\
              session_ttl = \"30d\"\n\
              [[acl]]\nns = \"**\"\nwho = [\"*\"]\nallow = [\"read\", \"write\", \"lock\"]\n\
              [[acl]]\nns = \"**\"\nwho = [\"{admin}\"]\nallow = [\"admin\"]\n",

@@ -24,8 +24,6 @@ use relay_proto::SigningKey;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
-const FREE: &str = "[chat]\nsends_per_min = 0\nframes_per_sec = 0\nuser_frames_per_sec = 0\n\
-                    auth_per_ip_per_min = 0\nauth_per_user_per_min = 0\n";
 const MESSAGES: u64 = 1_500;
 
 /// nginx before a relay. Ended when dropped.
@@ -148,7 +146,7 @@ fn frame(t: &str, body: Value) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nginx_cuts_goes_on_where_it_was() {
-    let setup = Setup { config: FREE.to_owned(), ..Setup::new(Backend::Sqlite) };
+    let setup = Setup::new(Backend::Sqlite);
     let relay = Relay::with(setup).await;
     let proxy = Proxy::before(&relay).await;
     let (alice, bob) = (SigningKey::from_seed([1; 32]), SigningKey::from_seed([2; 32]));

@@ -105,11 +105,17 @@ impl Socket {
         self.send(&frame(t, id, body)).await;
     }
 
-    /// The next frame, which must be of this type.
+    /// The next frame but for pings, which are answered; it must be of this type.
     pub async fn expect(&mut self, t: &str) -> Value {
-        let frame = self.next().await;
-        assert_eq!(frame["t"], t, "{frame}");
-        frame
+        loop {
+            let frame = self.next().await;
+            if frame["t"] == "ping" && t != "ping" {
+                self.send(r#"{"v":1,"t":"pong"}"#).await;
+                continue;
+            }
+            assert_eq!(frame["t"], t, "{frame}");
+            return frame;
+        }
     }
 
     /// The answer to a frame with this id; what nobody asked for is passed over.

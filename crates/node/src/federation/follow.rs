@@ -16,6 +16,8 @@ use super::pins::Pins;
 
 /// How long a home relay's line waits for the hub to take its registration.
 const REGISTRATION: Duration = Duration::from_secs(1);
+/// How long nothing may change before the line is taken to tell all services.
+const SETTLED: Duration = Duration::from_millis(400);
 
 /// What following a link needs of the node.
 #[derive(Clone)]
@@ -89,6 +91,8 @@ impl Follower {
         let mut changes = self.federation.changes();
         let attached = async {
             while !self.federation.status().is_attached && changes.changed().await.is_ok() {}
+            // Services start beside the link: where nothing changes for a while, all are there.
+            while let Ok(Ok(())) = tokio::time::timeout(SETTLED, changes.changed()).await {}
         };
         // Without: the refusal has a line of its own.
         let _ = tokio::time::timeout(REGISTRATION, attached).await;

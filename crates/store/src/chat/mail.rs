@@ -178,7 +178,7 @@ async fn waiting<S: Sql>(
     for user in except {
         args.push(user.into());
         let comma = if skipped.is_empty() { "" } else { ", " };
-        skipped.push_str(&format!("{comma}${}", args.len()));
+        skipped.push_str(&format!("{comma}?{}", args.len()));
     }
     let condition = if except.is_empty() {
         String::new()
