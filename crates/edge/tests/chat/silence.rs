@@ -1,5 +1,8 @@
 //! Connections that say nothing (`gateway.md` 4.1, 6.6).
 
+use relay_node::Node;
+use relay_proto::auth::DeviceId;
+
 use crate::{FREE, person::Person, support::House};
 
 async fn impatient() -> House {
@@ -18,7 +21,7 @@ async fn whoever_comes_without_a_session_and_says_nothing_is_sent_away() {
 }
 
 #[tokio::test]
-async fn a_silent_client_is_asked_twice_and_then_left() {
+async fn a_silent_client_is_asked_and_then_left() {
     let house = impatient().await;
     let alice = Person::login(&house, 1, "d").await;
     let mut socket = alice.socket(&house).await;
@@ -27,17 +30,11 @@ async fn a_silent_client_is_asked_twice_and_then_left() {
         socket.expect("ping").await;
         socket.send(r#"{"v":1,"t":"pong"}"#).await;
     }
-    let mut asked = 0;
-    let (code, _) = loop {
-        match socket.frame_or_close().await {
-            Ok(frame) => {
-                assert_eq!(frame["t"], "ping");
-                asked += 1;
-            }
-            Err(close) => break close,
-        }
-    };
-    assert_eq!(code, 1001);
-    assert!((1..=3).contains(&asked), "asked {asked} times");
+    // Reading would answer the control frames by itself, which is a sign of life, too.
+    let device = DeviceId::new("d").unwrap();
+    assert!(house.node.connections.is_connected(&alice.id(), &device));
+    let left = |node: &Node| !node.connections.is_connected(&alice.id(), &device);
+    house.until("the silent one is left", left).await;
+    drop(socket);
     house.close().await;
 }

@@ -165,7 +165,10 @@ impl Dialer {
             (Some(active), Slot::Linked { since }) if active != 0 => Some(since + self.plan.stable),
             _ => None,
         };
-        let favoured = if self.active.is_none() { self.favoured_until() } else { None };
+        // Only a fallback that is there already waits for its time.
+        let waits = self.active.is_none()
+            && self.hubs.iter().any(|hub| matches!(hub.slot, Slot::Linked { .. }));
+        let favoured = self.favoured_until().filter(|_| waits);
         dials.chain(stable).chain(favoured).min()
     }
 

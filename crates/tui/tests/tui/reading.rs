@@ -159,7 +159,7 @@ fn a_search_leads_to_the_message() {
     desk.expect("Enter shows the message");
     desk.press("enter");
     assert!(desk.app.overlay.is_none());
-    desk.expect("line 77.").expect("line 80.").expect("more below");
+    desk.expect("line 77.").expect("line 80.");
     assert_eq!(desk.app.open.as_ref().unwrap().selected().unwrap().seq, Some(77));
     desk.press("end");
     desk.expect("line 500.");
