@@ -24,7 +24,13 @@ pub enum Mail {
         env: String,
     },
     /// For the inbox of every device: a member's device wants to be removed and added again.
-    RejoinRequest { conv_id: ConvId, user_id: NodeId, device_id: DeviceId },
+    RejoinRequest {
+        conv_id: ConvId,
+        /// Beside it lies the `user_id` of whom it is for.
+        #[serde(rename = "asking_user_id")]
+        user_id: NodeId,
+        device_id: DeviceId,
+    },
 }
 
 /// [`Mail`] with its number at the relay that tells; for one user the numbers rise.
