@@ -388,6 +388,25 @@ async fn a_welcome_travels_to_the_home_of_the_invited() {
     let send = json!({ "v": 1, "t": "conv.send", "body": { "conv_id": conv, "msg_id": "app",
         "kind": "application", "env": private_message(&[7; 32], 1, 1, b"hello") } });
     assert_eq!(bob.ok(&pair.home, "/v1/inbox", send).await["seq"], 2);
+    // A device that has lost everything asks the others, wherever they live.
+    let asked = alice
+        .ok(
+            &pair.edge,
+            "/v1/conversations/rejoin_request",
+            json!({
+        "conv_id": conv, "members": [bob.id()] }),
+        )
+        .await;
+    assert_eq!(asked["asked"], 1);
+    let entry = inbox.expect("inbox.event").await;
+    assert_eq!(
+        (&entry["body"]["seq"], &entry["body"]["kind"]),
+        (&json!(2), &json!("rejoin_request"))
+    );
+    assert_eq!(
+        (&entry["body"]["user_id"], &entry["body"]["conv_home"]),
+        (&json!(alice.id()), &json!("edge-a"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
