@@ -6,6 +6,7 @@ mod blobs;
 mod bundle;
 mod churn;
 mod conversations;
+mod cuts;
 mod homes;
 mod key_packages;
 mod lists;

@@ -1,10 +1,12 @@
 //! Somebody with a session, and what they do with it.
 
+use std::time::Duration;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use relay_proto::NodeId;
 use serde_json::{Value, json};
 
-use crate::support::{House, Raw, Socket, key};
+use crate::support::{House, PATIENCE, Raw, Socket, key};
 
 #[derive(Debug, Clone)]
 pub struct Person {
@@ -60,6 +62,21 @@ impl Person {
         refusal(&self.post(house, path, body).await)
     }
 
+    /// As [`Self::post`], again and again while the way to another home is broken.
+    pub async fn insist(&self, house: &House, path: &str, body: Value) -> Raw {
+        let asking = async {
+            loop {
+                let answer = self.post(house, path, body.clone()).await;
+                if !is_unreachable(&answer) {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let asked = tokio::time::timeout(PATIENCE, asking).await;
+        asked.unwrap_or_else(|_| panic!("{path}: its home stays out of reach"))
+    }
+
     pub async fn get(&self, house: &House, path: &str) -> Raw {
         let bearer = format!("Bearer {}", self.token);
         house.raw("GET", path, &[("authorization", &bearer)], "").await
@@ -83,6 +100,12 @@ impl Person {
         });
         self.ok(house, "/v1/inbox", frame).await["seq"].as_u64().unwrap()
     }
+}
+
+/// Whether it is to be asked again with the same id.
+pub fn is_unreachable(answer: &Raw) -> bool {
+    matches!(answer.status, 503 | 504)
+        && matches!(answer.code().as_str(), "home_unreachable" | "timeout")
 }
 
 pub fn id(n: u8) -> NodeId {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 pub mod pair;
+pub mod shears;
 pub mod sse;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -22,7 +23,7 @@ use tokio::{
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite};
 
 /// No answer takes so long; a test that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A relay with its doors open.
 pub struct House {
@@ -98,8 +99,12 @@ impl House {
         tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("no {what}"));
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.doors.http[0]
+    }
+
     pub fn url(&self) -> String {
-        format!("http://{}", self.doors.http[0])
+        format!("http://{}", self.address())
     }
 
     pub fn client(&self) -> ClientBuilder {
