@@ -135,6 +135,11 @@ impl Conversations {
         self.others.load(Ordering::Relaxed)
     }
 
+    /// Mail for the homes of other users was written beside conversations.
+    pub fn note_mail(&self) {
+        self.mail.notify_one();
+    }
+
     /// Waits until mail for the homes of other users may have been written.
     pub async fn wrote_mail(&self) {
         self.mail.notified().await;

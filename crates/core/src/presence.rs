@@ -229,9 +229,16 @@ impl Presence {
             let table = self.table();
             contacts.retain(|contact| !table.is_blocked(&caller.user, contact));
         }
-        let count = self
-            .change(caller, ContactKind::Watch, &contacts, add, self.config().watchlist_max)
-            .await?;
+        let change = ContactChange {
+            user: caller.user,
+            kind: ContactKind::Watch,
+            contacts: contacts.clone(),
+            add,
+            max: self.config().watchlist_max,
+            tell: Vec::new(),
+            at_ms: self.now_ms(),
+        };
+        let count = self.change(change).await?;
         {
             let mut table = self.table();
             for contact in &contacts {
@@ -248,7 +255,7 @@ impl Presence {
         Ok(count)
     }
 
-    /// Puts contacts on the caller's blocklist, or takes them off; returns how long it is.
+    /// Puts contacts on the caller's blocklist, or takes them off; returns how long it is. The homes of `tell` are told.
     ///
     /// # Errors
     /// `rate_limited`, `limit_exceeded`.
@@ -257,30 +264,39 @@ impl Presence {
         caller: &Caller,
         contacts: Vec<NodeId>,
         add: bool,
+        tell: Vec<NodeId>,
     ) -> Result<u64, Problem> {
         check_contacts(&contacts)?;
         let limit = self.config().block_changes_per_min;
         self.block_changes.count(caller.user, limit, self.now_ms())?;
-        let count = self
-            .change(caller, ContactKind::Block, &contacts, add, self.config().blocklist_max)
-            .await?;
+        let change = ContactChange {
+            user: caller.user,
+            kind: ContactKind::Block,
+            contacts: contacts.clone(),
+            add,
+            max: self.config().blocklist_max,
+            tell,
+            at_ms: self.now_ms(),
+        };
+        let count = self.change(change).await?;
+        contacts.iter().for_each(|contact| self.note_block(caller.user, *contact, add));
+        Ok(count)
+    }
+
+    /// A user blocks another, or does so no longer, as the store says.
+    pub fn note_block(&self, user: NodeId, contact: NodeId, is_blocked: bool) {
         {
             let mut table = self.table();
-            for contact in &contacts {
-                if add {
-                    table.block(caller.user, *contact);
-                } else {
-                    table.unblock(caller.user, *contact);
-                }
+            if is_blocked {
+                table.block(user, contact);
+            } else {
+                table.unblock(user, contact);
             }
         }
-        if add {
-            self.take_back(&caller.user, &contacts);
-            for contact in &contacts {
-                self.take_back(contact, &[caller.user]);
-            }
+        if is_blocked {
+            self.take_back(&user, &[contact]);
+            self.take_back(&contact, &[user]);
         }
-        Ok(count)
     }
 
     /// The caller's blocklist, sorted.
@@ -323,44 +339,61 @@ impl Presence {
         contacts: Option<Vec<NodeId>>,
         outbox: &Arc<Outbox>,
     ) -> Result<Guest, Problem> {
-        let now_ms = self.now_ms();
-        let mut added = Vec::new();
-        let mut views = Vec::new();
-        {
-            let max = self.config().watchers_max as usize;
-            let mut guests = self.guests();
-            let mut table = self.table();
-            let watched = match contacts {
-                None => table.watched_by(&user),
-                Some(contacts) => {
-                    check_contacts(&contacts)?;
-                    for contact in &contacts {
-                        let count = guests.entry((user, *contact)).or_default();
-                        // Whoever is watched for good is not let go by a guest.
-                        if *count == 0 && table.watches(&user, contact) {
-                            continue;
-                        }
-                        *count += 1;
-                        table.watch(user, *contact, max);
-                        added.push(*contact);
-                    }
-                    guests.retain(|_, count| *count > 0);
-                    contacts
-                }
-            };
-            for contact in watched {
-                let view = table.status(&user, &contact, now_ms);
-                if view.status != table::Status::Unavailable {
-                    views.push((contact, view));
-                }
-            }
-        }
+        check_contacts(contacts.as_deref().unwrap_or_default())?;
+        let (contacts, views) = self.seat(user, contacts);
         self.connect(user, outbox);
         for (contact, view) in views {
             let frame = encode("presence.update", None, &view_body(&contact, &view));
             outbox.set_state(contact, frame.into());
         }
-        Ok(Guest { presence: self.clone(), user, contacts: added, outbox: outbox.clone() })
+        let outbox = Some(outbox.clone());
+        Ok(Guest { presence: self.clone(), user, contacts, outbox })
+    }
+
+    /// A user who lives elsewhere hears of contacts who live here, on the connections that they have here, as long as
+    /// the answer lives.
+    pub fn guest_here(self: &Arc<Self>, user: NodeId, mut contacts: Vec<NodeId>) -> Guest {
+        contacts.truncate(MAX_CONTACTS);
+        let (contacts, views) = self.seat(user, Some(contacts));
+        let update = |(about, view)| Update { to: user, about, view };
+        let updates: Vec<Update> = views.into_iter().map(update).collect();
+        self.deliver(&updates);
+        Guest { presence: self.clone(), user, contacts, outbox: None }
+    }
+
+    /// From now on a guest watches these contacts, or those that the table knows. Returns whom they did not watch
+    /// before, and how those are whom they may see.
+    fn seat(
+        &self,
+        user: NodeId,
+        contacts: Option<Vec<NodeId>>,
+    ) -> (Vec<NodeId>, Vec<(NodeId, View)>) {
+        let now_ms = self.now_ms();
+        let max = self.config().watchers_max as usize;
+        let mut added = Vec::new();
+        let mut guests = self.guests();
+        let mut table = self.table();
+        let watched = match contacts {
+            None => table.watched_by(&user),
+            Some(contacts) => {
+                for contact in &contacts {
+                    let count = guests.entry((user, *contact)).or_default();
+                    // Whoever is watched for good is not let go by a guest.
+                    if *count == 0 && table.watches(&user, contact) {
+                        continue;
+                    }
+                    *count += 1;
+                    table.watch(user, *contact, max);
+                    added.push(*contact);
+                }
+                guests.retain(|_, count| *count > 0);
+                contacts
+            }
+        };
+        let view = |contact: NodeId| (contact, table.status(&user, &contact, now_ms));
+        let views = watched.into_iter().map(view);
+        let seen = views.filter(|(_, view)| view.status != table::Status::Unavailable);
+        (added, seen.collect())
     }
 
     /// What a user who lives elsewhere, and watches these contacts, may know of each.
@@ -407,16 +440,7 @@ impl Presence {
         }
     }
 
-    async fn change(
-        &self,
-        caller: &Caller,
-        kind: ContactKind,
-        contacts: &[NodeId],
-        add: bool,
-        max: u64,
-    ) -> Result<u64, Problem> {
-        let contacts = contacts.to_vec();
-        let change = ContactChange { user: caller.user, kind, contacts, add, max };
+    async fn change(&self, change: ContactChange) -> Result<u64, Problem> {
         let outcome = self.store.change_contacts(change).await;
         match outcome.map_err(|error| store_problem(&error))? {
             ContactOutcome::Done(count) => Ok(count),
@@ -470,18 +494,21 @@ impl Presence {
     }
 }
 
-/// A user at another relay who hears of presence here.
+/// A user who lives elsewhere and hears of presence here.
 #[derive(Debug)]
 pub struct Guest {
     presence: Arc<Presence>,
     user: NodeId,
     contacts: Vec<NodeId>,
-    outbox: Arc<Outbox>,
+    /// Where it is told besides the user's connections here.
+    outbox: Option<Arc<Outbox>>,
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.presence.disconnect(&self.user, &self.outbox);
+        if let Some(outbox) = &self.outbox {
+            self.presence.disconnect(&self.user, outbox);
+        }
         let mut guests = self.presence.guests();
         let mut table = self.presence.table();
         for contact in &self.contacts {

@@ -42,7 +42,7 @@ use crate::{
     reply::{Refused, Reply},
 };
 
-pub(crate) use carry::{exchange, frame_answer, of as carried};
+pub(crate) use carry::{exchange, frame_answer, of as carried, response};
 pub(crate) use door::{FromRelay, HomeDoor};
 pub(crate) use relay_node::homes::wire::Carried;
 pub(crate) use tail::{Piece, Tail};

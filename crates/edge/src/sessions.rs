@@ -113,30 +113,31 @@ pub(crate) async fn start(
         })?,
         None => unnamed,
     };
+    let grant = grant(node, &asked.grants)?;
     let start = Start {
         auth_token: &asked.auth_token,
         device: device(&asked.device_id)?,
         credential: asked.device_credential.as_deref(),
         label,
+        grant: grant.as_ref().map(|(_, text)| (*text).to_owned()),
     };
-    let grant = grant(node, &asked.grants)?;
     if grant.as_ref().is_some_and(|(claims, _)| claims.device_id != start.device) {
         return Err(Problem::unauthorized("the grant is for another device"));
     }
     let started = node.sessions.start(start).await?;
-    keep_grant(node, &started, grant).await?;
+    own_grant(node, &started, grant).await?;
     Ok(started)
 }
 
 /// The grant for this relay among those that came; those for others are of no use here.
-fn grant(node: &Node, grants: &[String]) -> Result<Option<(GrantClaims, Arc<str>)>, Problem> {
+fn grant<'a>(node: &Node, grants: &'a [String]) -> Result<Option<(GrantClaims, &'a str)>, Problem> {
     if grants.len() > MAX_GRANTS {
         return Err(Problem::invalid(format!("at most {MAX_GRANTS} grants")));
     }
     let now_ms = node.clock.wall_ns() / 1_000_000;
     for text in grants {
         match verify_grant(text, &node.identity.relay_id, now_ms) {
-            Ok(claims) => return Ok(Some((claims, text.as_str().into()))),
+            Ok(claims) => return Ok(Some((claims, text.as_str()))),
             Err(GrantError::Edge) => {}
             Err(error) => return Err(error.into()),
         }
@@ -144,19 +145,18 @@ fn grant(node: &Node, grants: &[String]) -> Result<Option<(GrantClaims, Arc<str>
     Ok(None)
 }
 
-/// Keeps the grant with its session; a session with somebody else's grant ends again.
-async fn keep_grant(
+/// A session that came with somebody else's grant ends again, and the grant with it.
+async fn own_grant(
     node: &Node,
     started: &Started,
-    grant: Option<(GrantClaims, Arc<str>)>,
+    grant: Option<(GrantClaims, &str)>,
 ) -> Result<(), Problem> {
-    let Some((claims, text)) = grant else { return Ok(()) };
+    let Some((claims, _)) = grant else { return Ok(()) };
     let session = &started.session;
     if claims.user_id != session.user() || claims.device_id != *session.device() {
         node.sessions.logout(session).await?;
         return Err(Problem::unauthorized("the grant is another user's or device's"));
     }
-    session.set_grant(text);
     Ok(())
 }
 
@@ -169,8 +169,9 @@ const MAX_GRANTS: usize = 16;
 /// `resume_failed`.
 pub(crate) async fn resume(node: &Node, asked: ResumeBody) -> Result<Started, Problem> {
     let grant = grant(node, &asked.grants)?;
-    let resumed = node.sessions.resume(&asked.resume_token).await?;
-    keep_grant(node, &resumed, grant).await?;
+    let text = grant.as_ref().map(|(_, text)| (*text).to_owned());
+    let resumed = node.sessions.resume(&asked.resume_token, text).await?;
+    own_grant(node, &resumed, grant).await?;
     Ok(resumed)
 }
 

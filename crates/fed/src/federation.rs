@@ -216,7 +216,7 @@ impl Federation {
         }
     }
 
-    /// Sends a request to the home it belongs to, and answers with the home's answer.
+    /// Sends a request to the home it belongs to, with a body where it is a long one, and answers with the home's answer.
     ///
     /// # Errors
     /// The home's own problem, or `home_unreachable` and `timeout` where it may be tried again.
@@ -224,12 +224,13 @@ impl Federation {
         &self,
         home: RelayId,
         forward: Forward,
+        body: Option<ByteStream>,
         patience: Duration,
     ) -> Result<(Json, Option<ByteStream>), Problem> {
         let data = wire::to_json(&forward)
             .ok_or_else(|| Problem::invalid("the request cannot be written as JSON"))?;
         let routed = Routed::forward(home, data, patience.min(MAX_TIMEOUT));
-        let answered = self.shared.dispatch(From::Here, routed, None, self.shared.now()).await;
+        let answered = self.shared.dispatch(From::Here, routed, body, self.shared.now()).await;
         wire::read_forwarded(answered.map_err(Problem::from)?)
     }
 

@@ -86,11 +86,12 @@ pub trait LocalNode: Send + Sync {
     /// Where it is refused.
     fn notify(&self, call: Call, caller: Caller) -> Result<(), CallError>;
 
-    /// Takes a forwarded request whose home this node is. The answer may be a stream of frames
-    /// after its JSON.
+    /// Takes a forwarded request whose home this node is, with the rest of it where it is a long one. The answer may be
+    /// a stream after its JSON.
     fn forwarded(
         &self,
         from: RelayId,
         forward: Forward,
+        body: Option<ByteStream>,
     ) -> BoxFuture<'static, Result<(Json, Option<ByteStream>), Problem>>;
 }

@@ -332,15 +332,17 @@ async fn a_home_is_asked_over_two_hubs_and_its_own_problem_comes_back() {
     };
     let alice = &net.spokes["alice"].fed;
     let patience = Duration::from_secs(5);
-    let (answer, _) = alice.forward(id("carol"), forward("event.query"), patience).await.unwrap();
+    let (answer, _) =
+        alice.forward(id("carol"), forward("event.query"), None, patience).await.unwrap();
     let answer: serde_json::Value = serde_json::from_str(answer.get()).unwrap();
     assert_eq!(answer["home"], "carol");
     assert_eq!(answer["from"], "alice", "by its proven name");
     assert_eq!(answer["request"], json!({"resource": "db/main"}));
-    let problem = alice.forward(id("dan"), forward("lock.acquire"), patience).await.err().unwrap();
+    let problem =
+        alice.forward(id("dan"), forward("lock.acquire"), None, patience).await.err().unwrap();
     assert_eq!((problem.code, problem.message.as_str()), (Code::LockHeld, "held"));
     assert_eq!(problem.extra["owner"], "bob");
-    let problem = alice.forward(id("nobody"), forward("x"), patience).await.err().unwrap();
+    let problem = alice.forward(id("nobody"), forward("x"), None, patience).await.err().unwrap();
     assert_eq!(problem.code, Code::HomeUnreachable);
 }
 

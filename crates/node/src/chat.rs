@@ -6,21 +6,26 @@
 //! - `tail`: conversations of other homes, followed here
 //! - `everywhere`: what a user has at several homes
 //! - `courier`: what the homes of other users are told
+//! - `attachments`: those that lie at other relays
 //! - `presence`: contacts who live elsewhere
+//! - `tidings`: something is there for users who live elsewhere
 
 mod afar;
+mod attachments;
 pub(crate) mod courier;
 mod everywhere;
 mod lane;
 mod presence;
 mod tail;
+pub(crate) mod tidings;
 
 pub use afar::{Afar, Home, Scope};
 pub use courier::{MailBag, MailReceipt};
 pub use everywhere::{DeviceAsked, DeviceState};
 pub use lane::{Outcome, Outcomes, Requests};
-pub use presence::{Listening, PresenceAsked};
+pub use presence::{Listening, PresenceAsked, WatchedContacts};
 pub use tail::{Frames, Removed, TailAsked, Window};
+pub use tidings::Tidings;
 
 use std::{
     fmt::Write,

@@ -65,6 +65,12 @@ impl Connections {
         Ok(place)
     }
 
+    /// A device is connected to another relay, as long as the answer lives; there it is counted.
+    pub fn attend(&self, user: NodeId, device: DeviceId) -> Place {
+        let device = self.by_device.enter((user, device), u64::MAX);
+        Place { address: None, user: None, device }
+    }
+
     /// Whether a device is connected.
     pub fn is_connected(&self, user: &NodeId, device: &DeviceId) -> bool {
         self.by_device.holds(&(*user, device.clone()))

@@ -70,8 +70,13 @@ impl Homes {
 
 /// Serves what other relays forward here; the doors of the program implement it.
 pub trait Door: Send + Sync {
-    /// Answers a request that `from` forwarded.
-    fn forwarded(&self, from: RelayId, forward: Forward) -> BoxFuture<'static, Answered>;
+    /// Answers a request that `from` forwarded; `body` is what did not fit into it.
+    fn forwarded(
+        &self,
+        from: RelayId,
+        forward: Forward,
+        body: Option<BodyStream>,
+    ) -> BoxFuture<'static, Answered>;
 }
 
 /// The answer of a home, and more of it in pieces.
@@ -90,9 +95,14 @@ impl DoorFrame {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn forwarded(&self, from: RelayId, forward: Forward) -> BoxFuture<'static, Answered> {
+    pub fn forwarded(
+        &self,
+        from: RelayId,
+        forward: Forward,
+        body: Option<BodyStream>,
+    ) -> BoxFuture<'static, Answered> {
         match self.door() {
-            Some(door) => door.forwarded(from, forward),
+            Some(door) => door.forwarded(from, forward, body),
             None => {
                 let problem = Problem::new(Code::HomeUnreachable, "the home is not open");
                 Box::pin(std::future::ready(Err(problem)))
@@ -108,7 +118,8 @@ impl fmt::Debug for DoorFrame {
 }
 
 impl Node {
-    /// Sends a request to its home and gives back the home's answer. Nothing is kept here.
+    /// Sends a request to its home, its body in pieces where it is a long one, and gives back the home's answer. Nothing
+    /// is kept here.
     ///
     /// # Errors
     /// The home's own problem; `home_unreachable` where there is no way to it or the way broke, and
@@ -118,12 +129,14 @@ impl Node {
         home: &RelayId,
         operation: &str,
         request: Json,
+        body: Option<BodyStream>,
         grant: Option<String>,
         patience: Duration,
     ) -> Answered {
         let forward =
             Forward { operation: operation.to_owned(), request, caller: Caller::local(), grant };
-        let answered = self.federated().federation.forward(home.clone(), forward, patience).await;
+        let federated = self.federated();
+        let answered = federated.federation.forward(home.clone(), forward, body, patience).await;
         answered.map_err(|problem| match problem.code {
             // The way there, not the thing asked for.
             Code::HomeUnreachable | Code::NotFound if problem.extra.contains_key("rpc_code") => {

@@ -158,8 +158,7 @@ struct Turn {
 pub(crate) async fn run(node: Weak<Node>) {
     let Some(strong) = node.upgrade() else { return };
     let Some(push) = strong.push.clone() else { return };
-    let (stop, news) = (strong.stop.clone(), strong.inboxes.news().clone());
-    news.want();
+    let (stop, news) = (strong.stop.clone(), strong.inboxes.news().listen());
     drop(strong);
     let mut turns: HashMap<Key, Turn> = HashMap::new();
     let mut sending: JoinSet<(Key, Sent)> = JoinSet::new();
@@ -215,6 +214,7 @@ async fn targets(node: &Node, place: Place) -> Vec<PushTarget> {
         Place::Inbox(user, device) => {
             node.store.push_of(user, device).await.map(|target| target.into_iter().collect())
         }
+        Place::Elsewhere(user) => node.store.push_of_user(user).await,
     };
     found.unwrap_or_else(|error| {
         let problem = store_problem(&error);

@@ -5,6 +5,7 @@
 //! service. It is compiled anew whenever a service comes or goes.
 
 mod far;
+mod follow;
 mod outside;
 
 use std::{

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    chat::{Afar, courier},
+    chat::{Afar, courier, tidings},
     config::{Backend, Config},
     connections::Connections,
     federation::{Federated, Parts},
@@ -231,6 +231,7 @@ impl Node {
         node.tasks.spawn(async move { presence.run(stop).await });
         node.tasks.spawn(push::run(Arc::downgrade(&node)));
         node.tasks.spawn(courier::run(Arc::downgrade(&node)));
+        node.tasks.spawn(tidings::run(Arc::downgrade(&node)));
         node.tasks.spawn(maintenance::run_chat(Arc::downgrade(&node), node.stop.clone()));
         if !follow.is_empty() && node.config.social.enabled {
             let every = node.config.social.follow_every;

@@ -25,7 +25,7 @@ pub use conversations::{ConversationRow, CreateOutcome, MemberRow, NewConversati
 pub use govern::{GovernOutcome, GovernRefusal, Governing};
 pub use inbox::{InboxEntry, InboxPage};
 pub use key_packages::{Fetch, Fetched, FetchedDevice, NewKeyPackage, PoolRow, Publish, Published};
-pub use mail::{MailTake, MailTaken, Place, RejoinAsked};
+pub use mail::{BlockHeard, MailTake, MailTaken, Place, RejoinAsked};
 pub use personal::{ConversationView, MarkOutcome, PersonalChange, PersonalOutcome};
 pub use post::{NewMessage, PostBatch, PostRefusal, Posted};
 pub use push::PushTarget;

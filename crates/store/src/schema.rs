@@ -1,7 +1,7 @@
 //! The schema's version, one number for both stores.
 
 /// The schema that this program writes.
-pub const SCHEMA_VERSION: i64 = 8;
+pub const SCHEMA_VERSION: i64 = 9;
 
 /// What a database holds and what this program knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

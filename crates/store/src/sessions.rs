@@ -28,6 +28,8 @@ pub struct SessionRow {
     pub created_at_ms: u64,
     pub expires_at_ms: u64,
     pub last_seen_at_ms: u64,
+    /// The user's leave for this relay to speak for the device at other homes, as it was signed.
+    pub grant: Option<String>,
 }
 
 /// A session to be started, with what has to hold for it.
@@ -82,7 +84,7 @@ pub struct AuthTokenRow {
 }
 
 /// The hashes that take the place of a session's tokens.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Resumption {
     /// The resume token that is used up.
     pub used: TokenHash,
@@ -95,6 +97,8 @@ pub struct Resumption {
     pub grace_ms: u64,
     /// No session lives longer than this.
     pub max_age_ms: u64,
+    /// Takes the place of the session's grant, where there is one.
+    pub grant: Option<String>,
 }
 
 /// Which sessions of a user to end.

@@ -99,6 +99,7 @@ on_each_store![
     chat::retention_waits_for_readers_unless_told_otherwise,
     mail::other_homes_are_told_in_order,
     mail::mail_is_taken_once,
+    mail::blocks_are_told_and_kept_elsewhere,
     mail::a_stranger_gets_the_last_resort_alone,
     mail::a_welcome_of_another_home_needs_its_key_package,
     mail::devices_are_pushed_to_where_they_said_last,

@@ -93,6 +93,7 @@ async fn fill(store: &Store) {
         created_at_ms: 1,
         expires_at_ms: 9,
         last_seen_at_ms: 2,
+        grant: Some("a grant".into()),
     };
     let limits = SessionLimits { per_user: 3, per_device: 3 };
     let new = NewSession { row, proof: ProofFacts::Fresh, credential: None, limits };

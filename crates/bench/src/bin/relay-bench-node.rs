@@ -327,6 +327,7 @@ impl LocalNode for Echo {
         &self,
         _: RelayId,
         _: Forward,
+        _: Option<ByteStream>,
     ) -> BoxFuture<'static, Result<(Json, Option<ByteStream>), Problem>> {
         Box::pin(std::future::ready(Err(Problem::not_found("this node is no home"))))
     }

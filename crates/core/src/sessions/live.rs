@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -33,8 +33,6 @@ pub struct LiveSession {
     user: NodeId,
     device: DeviceId,
     state: watch::Sender<State>,
-    /// The user's leave for this relay to speak for the device at other homes, until the relay stops.
-    grant: Mutex<Option<Arc<str>>>,
     /// When it was last used, and what of that the store knows already.
     seen_ms: AtomicU64,
     kept_ms: AtomicU64,
@@ -47,6 +45,8 @@ struct State {
     previous: Option<(TokenHash, u64)>,
     generation: u64,
     expires_at_ms: u64,
+    /// The user's leave for this relay to speak for the device at other homes.
+    grant: Option<Arc<str>>,
     ended: bool,
 }
 
@@ -66,7 +66,6 @@ impl LiveSession {
             user: row.user,
             device: row.device.clone(),
             state: watch::Sender::new(State::of(row)),
-            grant: Mutex::default(),
             seen_ms: AtomicU64::new(row.last_seen_at_ms),
             kept_ms: AtomicU64::new(row.last_seen_at_ms),
             checked_ms: AtomicU64::new(now_ms),
@@ -87,11 +86,7 @@ impl LiveSession {
 
     /// The grant that the session was started or resumed with. Whoever uses it checks it.
     pub fn grant(&self) -> Option<Arc<str>> {
-        self.grant.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn set_grant(&self, grant: Arc<str>) {
-        *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
+        self.state.borrow().grant.clone()
     }
 
     /// Unix milliseconds; moves with each resume.
@@ -171,6 +166,7 @@ impl State {
             previous: row.previous,
             generation: row.generation,
             expires_at_ms: row.expires_at_ms,
+            grant: row.grant.as_deref().map(Arc::from),
             ended: false,
         }
     }

@@ -33,6 +33,8 @@ pub struct Start<'a> {
     pub device: DeviceId,
     pub credential: Option<&'a str>,
     pub label: ClientLabel,
+    /// The user's leave for this relay; whoever starts the session sees to it that it is the user's.
+    pub grant: Option<String>,
 }
 
 /// A session with the tokens that only its holder sees.
@@ -118,6 +120,7 @@ impl Sessions {
             created_at_ms: now_ms,
             expires_at_ms,
             last_seen_at_ms: now_ms,
+            grant: start.grant,
         };
         let new = NewSession {
             row: row.clone(),
@@ -139,11 +142,15 @@ impl Sessions {
         Ok(Started { session, session_token, resume_token, expires_at_ms })
     }
 
-    /// Continues a session with new tokens; the resume token is used up.
+    /// Continues a session with new tokens; the resume token is used up. A grant takes the place of the one before.
     ///
     /// # Errors
     /// [`SessionError::Resume`] for every token that continues nothing, [`SessionError::Store`].
-    pub async fn resume(&self, resume_token: &str) -> Result<Started, SessionError> {
+    pub async fn resume(
+        &self,
+        resume_token: &str,
+        grant: Option<String>,
+    ) -> Result<Started, SessionError> {
         let used = ResumeToken::parse(resume_token).ok_or(SessionError::Resume)?;
         let now_ms = self.now_ms();
         let config = self.config();
@@ -156,6 +163,7 @@ impl Sessions {
             ttl_ms: config.session_ttl_ms,
             grace_ms: config.grace_ms,
             max_age_ms: config.max_age_ms,
+            grant,
         };
         let row = self.store.resume_session(resumption).await?.ok_or(SessionError::Resume)?;
         let session = self.live.insert(&row, now_ms);

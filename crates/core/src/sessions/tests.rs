@@ -94,8 +94,13 @@ impl House {
         device: &str,
         credential: Option<&str>,
     ) -> Result<Started, SessionError> {
-        let start =
-            Start { auth_token: proof, device: dev(device), credential, label: label("test") };
+        let start = Start {
+            auth_token: proof,
+            device: dev(device),
+            credential,
+            label: label("test"),
+            grant: None,
+        };
         self.sessions.start(start).await
     }
 
@@ -247,15 +252,15 @@ async fn a_resume_turns_both_tokens_over() {
     let house = House::new().await;
     let first = house.start(1, "d").await;
     house.clock.forward(HOUR / 2);
-    let second = house.sessions.resume(&first.resume_token.reveal()).await.unwrap();
+    let second = house.sessions.resume(&first.resume_token.reveal(), None).await.unwrap();
     assert_eq!(second.session.id(), first.session.id());
     assert_eq!(second.expires_at_ms, START_MS + HOUR / 2 + HOUR);
-    let again = house.sessions.resume(&first.resume_token.reveal()).await;
+    let again = house.sessions.resume(&first.resume_token.reveal(), None).await;
     assert!(matches!(again, Err(SessionError::Resume)));
     assert!(house.is_in(&first).await && house.is_in(&second).await, "requests in flight succeed");
     house.clock.forward(120_000);
     assert!(!house.is_in(&first).await && house.is_in(&second).await);
-    let third = house.sessions.resume(&second.resume_token.reveal()).await.unwrap();
+    let third = house.sessions.resume(&second.resume_token.reveal(), None).await.unwrap();
     assert!(!house.is_in(&first).await && house.is_in(&third).await);
 }
 
@@ -267,7 +272,7 @@ async fn of_concurrent_resumes_exactly_one_wins() {
         let mut racers = tokio::task::JoinSet::new();
         for _ in 0..16 {
             let (sessions, token) = (house.sessions.clone(), token.clone());
-            racers.spawn(async move { sessions.resume(&token).await });
+            racers.spawn(async move { sessions.resume(&token, None).await });
         }
         let outcomes = racers.join_all().await;
         let winners: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok()).collect();
@@ -284,7 +289,7 @@ async fn a_session_ends_unless_it_is_resumed_and_at_its_greatest_age() {
     let lost = house.start(1, "d").await;
     house.clock.forward(HOUR);
     assert!(!house.is_in(&lost).await);
-    let outcome = house.sessions.resume(&lost.resume_token.reveal()).await;
+    let outcome = house.sessions.resume(&lost.resume_token.reveal(), None).await;
     assert!(matches!(outcome, Err(SessionError::Resume)));
 
     let mut kept = house.start(1, "d").await;
@@ -292,7 +297,7 @@ async fn a_session_ends_unless_it_is_resumed_and_at_its_greatest_age() {
     let max_age_ms = house.sessions.config().max_age_ms;
     loop {
         house.clock.forward(HOUR * 9 / 10);
-        match house.sessions.resume(&kept.resume_token.reveal()).await {
+        match house.sessions.resume(&kept.resume_token.reveal(), None).await {
             Ok(resumed) => kept = resumed,
             Err(error) => {
                 assert!(matches!(error, SessionError::Resume));
@@ -309,11 +314,11 @@ async fn a_session_ends_unless_it_is_resumed_and_at_its_greatest_age() {
 async fn sessions_and_grace_survive_a_restart_and_no_text_of_a_token_is_stored() {
     let house = House::new().await;
     let first = house.start(1, "d").await;
-    let second = house.sessions.resume(&first.resume_token.reveal()).await.unwrap();
+    let second = house.sessions.resume(&first.resume_token.reveal(), None).await.unwrap();
     let minted = house.mint(1, "d", None).await;
     let house = house.restarted().await;
     assert!(house.is_in(&first).await && house.is_in(&second).await);
-    house.sessions.resume(&second.resume_token.reveal()).await.unwrap();
+    house.sessions.resume(&second.resume_token.reveal(), None).await.unwrap();
 
     let mut stored = Vec::new();
     for entry in std::fs::read_dir(house.dir.path()).unwrap() {
@@ -340,7 +345,7 @@ async fn ending_a_session_reaches_its_holders() {
     assert_eq!(done.revoked_session_ids, [other.session.id().to_string()]);
     assert_eq!(waiting.await.unwrap(), Over::Revoked);
     assert!(!house.is_in(&other).await && house.is_in(&kept).await);
-    let resumed = house.sessions.resume(&other.resume_token.reveal()).await;
+    let resumed = house.sessions.resume(&other.resume_token.reveal(), None).await;
     assert!(matches!(resumed, Err(SessionError::Resume)));
 }
 

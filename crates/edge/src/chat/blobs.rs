@@ -1,25 +1,35 @@
 //! Attachments: `PUT`, `GET`, `HEAD /v1/blobs/{hash}` (`gateway.md` 15), streamed in both directions.
 //!
 //! Bytes are encrypted by whoever puts them; the path is the BLAKE3 of what is stored. Whoever has a session and
-//! knows the hash may read.
+//! knows the hash may read. They lie at the home of who put them; other relays of the federation hand them on from there.
 
 use std::{io::SeekFrom, sync::Arc};
 
 use axum::{
     body::Body,
     extract::{Path, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use futures_util::StreamExt;
-use relay_node::Node;
-use relay_proto::{Problem, key::parse_hex};
+use relay_node::{
+    Node,
+    chat::Home,
+    homes::wire::{Carried, PATIENCE, time_for},
+};
+use relay_proto::{CallError, Code, Problem, RelayId, conv::Caller, key::parse_hex};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::caller;
-use crate::reply::{Reply, no_store};
+use crate::{
+    homes::{FromRelay, carried, exchange, named, response},
+    reply::{Reply, no_store},
+};
 
+/// So many bytes are waited for where nobody says how many come.
+const LONG: u64 = 64 << 20;
 /// What is read from a file at once.
 const CHUNK: usize = 64 << 10;
 
@@ -31,6 +41,9 @@ pub(super) async fn put(
     let (parts, body) = request.into_parts();
     let caller = caller(&node, &parts).await?;
     let hash = parse(&hash)?;
+    if let Some(home) = other_home(&node, &parts, &caller).await? {
+        return put_at(&node, &home, &caller, &parts, body).await;
+    }
     let told = parts.headers.get(header::CONTENT_LENGTH);
     let told = told.and_then(|length| length.to_str().ok()?.parse().ok());
     let mut upload = node.attachments.begin(caller.user, hash, told).await?;
@@ -51,9 +64,14 @@ pub(super) async fn get(
     request: Request,
 ) -> Reply {
     let (parts, _) = request.into_parts();
-    caller(&node, &parts).await?;
+    let caller = caller(&node, &parts).await?;
     let hash = parse(&hash)?;
-    let row = node.attachments.find(hash).await?;
+    let row = match node.attachments.find(hash).await {
+        Err(missing) if missing.code == Code::NotFound => {
+            return elsewhere(&node, &caller, &parts, hash, missing).await;
+        }
+        found => found?,
+    };
     let range = match range(&parts.headers, row.size) {
         Ok(range) => range,
         Err(OutOfRange) => return Ok(unsatisfiable(row.size)),
@@ -62,7 +80,7 @@ pub(super) async fn get(
     let mut file = node.attachments.open(hash).await?;
     let failed = |error: std::io::Error| {
         tracing::error!(%error, "an attachment cannot be read");
-        Problem::new(relay_proto::Code::InternalError, "the attachment cannot be read")
+        Problem::new(Code::InternalError, "the attachment cannot be read")
     };
     file.seek(SeekFrom::Start(first)).await.map_err(failed)?;
     let reader = file.take(length);
@@ -89,7 +107,68 @@ pub(super) async fn get(
     Ok(response)
 }
 
-fn parse(hash: &str) -> Result<[u8; 32], Problem> {
+/// The caller's home, where it is another relay and this one was asked first.
+async fn other_home(
+    node: &Node,
+    parts: &Parts,
+    caller: &Caller,
+) -> Result<Option<RelayId>, Problem> {
+    if node.is_alone() || parts.extensions.get::<FromRelay>().is_some() {
+        return Ok(None);
+    }
+    match node.home_of_caller(caller.user).await? {
+        Home::Here => Ok(None),
+        Home::At(home) => Ok(Some(home)),
+    }
+}
+
+/// Hands the bytes on to the caller's home as they come.
+async fn put_at(node: &Node, home: &RelayId, caller: &Caller, parts: &Parts, body: Body) -> Reply {
+    let grant = node.grant_of(caller)?;
+    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let mut carried = Carried::get(parts.uri.path());
+    carried.method = parts.method.to_string();
+    let name = header::CONTENT_LENGTH.to_string();
+    carried.headers.extend(length.map(|length| (name, length.to_owned())));
+    let pieces = body.into_data_stream();
+    let pieces = pieces.map(|piece| piece.map_err(|_| CallError::internal("the body ended early")));
+    let bytes = length.and_then(|length| length.parse().ok());
+    let patience = PATIENCE + time_for(bytes.unwrap_or(LONG));
+    let (answer, stream) =
+        node.ask_with(home, &carried, pieces.boxed(), Some(grant), patience).await?;
+    Ok(named(response(answer, stream)?, home))
+}
+
+/// What is not here is asked for at the caller's home, and then wherever it is.
+async fn elsewhere(
+    node: &Node,
+    caller: &Caller,
+    parts: &Parts,
+    hash: [u8; 32],
+    missing: Problem,
+) -> Reply {
+    if node.is_alone() || parts.extensions.get::<FromRelay>().is_some() {
+        return Err(missing.into());
+    }
+    let carried = carried(parts, &Bytes::new())?;
+    if let Some(home) = other_home(node, parts, caller).await? {
+        let grant = node.grant_of(caller)?;
+        let answer = exchange(node, &home, &carried, Some(grant)).await?;
+        if answer.status() != StatusCode::NOT_FOUND {
+            return Ok(named(answer, &home));
+        }
+    }
+    match node.find_attachment(caller.user, hash).await? {
+        None => Err(missing.into()),
+        Some(holder) => {
+            let grant = node.grant_of(caller)?;
+            let answer = exchange(node, &holder, &carried, Some(grant)).await?;
+            Ok(named(answer, &holder))
+        }
+    }
+}
+
+pub(super) fn parse(hash: &str) -> Result<[u8; 32], Problem> {
     parse_hex(hash).ok_or_else(|| Problem::invalid("a hash is 64 lowercase hex digits"))
 }
 

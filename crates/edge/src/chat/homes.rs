@@ -20,7 +20,7 @@ use relay_node::{
     Node,
     chat::{
         DeviceAsked, Frames, MailBag, Outcome, Outcomes, PresenceAsked, Requests, Scope, TailAsked,
-        Window,
+        Tidings, WatchedContacts, Window,
     },
 };
 use relay_proto::{
@@ -41,12 +41,21 @@ use crate::{
 
 /// The most that a relay asks in one message: a commit with everything that comes with it.
 const LARGEST: usize = 2 << 20;
+/// What changes whom a user may see.
+const CONTACTS_CHANGE: [&str; 4] =
+    ["/v1/presence/watch", "/v1/presence/unwatch", "/v1/presence/block", "/v1/presence/unblock"];
 /// Requests of one message.
 const MAX_REQUESTS: usize = 256;
 
 #[derive(Deserialize)]
 struct UserBody {
     user_id: NodeId,
+    scope: Scope,
+}
+
+#[derive(Deserialize)]
+struct AttachmentBody {
+    hash: String,
     scope: Scope,
 }
 
@@ -82,6 +91,10 @@ pub(crate) fn routes() -> Router<Arc<Node>> {
         .route("/v1/homes/inbox", get(inbox))
         .route("/v1/homes/presence", post(presence))
         .route("/v1/homes/presence/status", post(presence_status))
+        .route("/v1/homes/contacts", get(contacts))
+        .route("/v1/homes/attachment", post(attachment))
+        .route("/v1/blobs/{hash}", get(super::blobs::get).put(super::blobs::put))
+        .route("/v1/homes/news", post(news))
 }
 
 /// Several requests about conversations, carried out in their order.
@@ -158,6 +171,18 @@ async fn user(
     Ok(no_store(StatusCode::OK, &json!({ "user_home_gateway": home })))
 }
 
+/// Which relay has an attachment, as far as this one can find out.
+async fn attachment(
+    State(node): State<Arc<Node>>,
+    Extension(FromRelay(from)): Extension<FromRelay>,
+    request: Request,
+) -> Reply {
+    let AttachmentBody { hash, scope } = read_body(request).await?;
+    let hash = super::blobs::parse(&hash)?;
+    let holder = node.attachment_holder(hash, scope, Some(&from)).await?;
+    Ok(no_store(StatusCode::OK, &json!({ "held_by": holder })))
+}
+
 async fn mail(
     State(node): State<Arc<Node>>,
     Extension(FromRelay(from)): Extension<FromRelay>,
@@ -170,6 +195,17 @@ async fn mail(
     Ok(no_store(StatusCode::OK, &node.take_mail(Some(&from), items).await?))
 }
 
+/// Something new lies at the relay that asks, for users who live here.
+async fn news(
+    State(node): State<Arc<Node>>,
+    Extension(FromRelay(from)): Extension<FromRelay>,
+    request: Request,
+) -> Reply {
+    let tidings: Tidings = read_body(request).await?;
+    node.take_tidings(&from, tidings).await?;
+    Ok(no_store(StatusCode::OK, &json!({ "status": "ok" })))
+}
+
 /// A device's inbox, from `from_seq` or from where it has got to, and on.
 async fn inbox(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, _) = request.into_parts();
@@ -177,12 +213,23 @@ async fn inbox(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let params = crate::params::Params::parse(parts.uri.query())?;
     let last = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let from_seq = last.map(|seq: u64| seq + 1).or(params.parsed("from_seq")?);
-    sse::open(node, sse::Asked::Inbox(caller, from_seq), Held::none(), Default::default()).await
+    // Whoever reads their inbox through another relay is there, and need not be pushed to.
+    let place = node.connections.attend(caller.user, caller.device.clone());
+    sse::open(node, sse::Asked::Inbox(caller, from_seq), Held::none(), place).await
 }
 
 async fn presence(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (caller, PresenceAsked { contacts }) = read(&node, request).await?;
     sse::open(node, sse::Asked::Presence(caller, contacts), Held::none(), Default::default()).await
+}
+
+/// Whom a user who lives here watches, for the relay through which they came in.
+async fn contacts(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (parts, _) = request.into_parts();
+    let caller = super::caller(&node, &parts).await?;
+    let mut contacts = node.presence.watchlist(&caller.user);
+    contacts.retain(|contact| !node.presence.is_blocked(&caller.user, contact));
+    Ok(no_store(StatusCode::OK, &WatchedContacts { contacts }))
 }
 
 async fn presence_status(State(node): State<Arc<Node>>, request: Request) -> Reply {
@@ -236,7 +283,9 @@ async fn pass(node: &Arc<Node>, request: Request, next: axum::middleware::Next) 
     // Found out once.
     parts.extensions.insert(crate::homes::Known(known));
     let mut home = node.home_of_caller(caller.user).await?;
-    if parts.uri.path() != "/v1/keypackages/fetch" && home == Home::Here {
+    // Of presence several homes are asked.
+    let is_status = parts.uri.path() == "/v1/presence/status";
+    if is_status || (parts.uri.path() != "/v1/keypackages/fetch" && home == Home::Here) {
         return Ok(next.run(Request::from_parts(parts, body)).await);
     }
     let bytes = body::read(&parts.headers, body, LARGEST).await?;
@@ -257,6 +306,9 @@ async fn pass(node: &Arc<Node>, request: Request, next: axum::middleware::Next) 
             let grant = node.grant_of(&caller)?;
             let carried = crate::homes::carried(&parts, &bytes)?;
             let answer = crate::homes::exchange(node, &home, &carried, Some(grant)).await?;
+            if CONTACTS_CHANGE.contains(&parts.uri.path()) {
+                node.contacts_changed(&caller.user);
+            }
             Ok(crate::homes::named(answer, &home))
         }
     }

@@ -79,7 +79,9 @@ async fn change_block(node: &Node, request: Request, add: bool) -> Reply {
     if contacts.contains(&caller.user) {
         return Err(Problem::invalid("nobody blocks themselves").into());
     }
-    let blocked = node.presence.block(&caller, contacts, add).await?;
+    let away = node.away(&contacts).await;
+    let blocked = node.presence.block(&caller, contacts, add, away).await?;
+    node.conversations.note_mail();
     Ok(no_store(StatusCode::OK, &json!({ "status": "ok", "blocked": blocked })))
 }
 
@@ -96,46 +98,81 @@ pub(super) async fn status(State(node): State<Arc<Node>>, request: Request) -> R
     Ok(no_store(StatusCode::OK, &json!({ "statuses": statuses(&node, &caller, contacts).await? })))
 }
 
+#[derive(Deserialize)]
+struct Statuses {
+    statuses: Vec<Value>,
+}
+
 /// What the homes of these contacts say; those whose home is out of reach are as unavailable as strangers.
 async fn statuses(
     node: &Node,
     caller: &Caller,
     contacts: Vec<NodeId>,
 ) -> Result<Vec<Value>, Problem> {
-    #[derive(Deserialize)]
-    struct Statuses {
-        statuses: Vec<Value>,
-    }
-    let views = node.presence.status(caller, contacts)?;
-    let mut statuses: Vec<Value> = views.iter().map(|(user, view)| view_body(user, view)).collect();
-    let Ok(grant) = node.grant_of(caller) else { return Ok(statuses) };
-    if node.is_alone() {
-        return Ok(statuses);
-    }
-    let watched = node.presence.watchlist(&caller.user);
+    // A relay that forwards asks the other homes itself: there is no grant for this one.
+    let is_forwarded = caller.gateway != node.identity.relay_id;
+    let own = match is_forwarded || node.is_alone() {
+        true => Home::Here,
+        false => node.home_of_caller(caller.user).await?,
+    };
+    let Home::At(own) = own else {
+        let views = node.presence.status(caller, contacts)?;
+        let statuses = views.iter().map(|(user, view)| view_body(user, view)).collect();
+        let grant = if node.is_alone() { None } else { node.grant_of(caller).ok() };
+        let Some(grant) = grant else { return Ok(statuses) };
+        let watched = node.presence.watchlist(&caller.user);
+        return Ok(elsewhere(node, caller, &grant, (None, &watched), statuses).await);
+    };
+    let body = json!({ "contacts": contacts });
+    let carried = Carried::post_value("/v1/presence/status", &body)?;
+    let grant = node.grant_of(caller)?;
+    let Statuses { statuses } = node.ask_for(&own, &carried, Some(grant.clone())).await?;
+    let watched = node.contacts_at(&own, caller).await?;
+    Ok(elsewhere(node, caller, &grant, (Some(&own), &watched), statuses).await)
+}
+
+/// Fills in what homes say that are neither this relay nor, where it is another, the user's own.
+async fn elsewhere(
+    node: &Node,
+    caller: &Caller,
+    grant: &str,
+    (own, watched): (Option<&RelayId>, &[NodeId]),
+    mut statuses: Vec<Value>,
+) -> Vec<Value> {
+    let named = |view: &Value| view["user_id"].as_str().and_then(|user| user.parse().ok());
+    let contacts: Vec<NodeId> = statuses.iter().filter_map(named).collect();
     let mut away: Vec<(RelayId, Vec<NodeId>)> = Vec::new();
-    for (contact, _) in views {
+    let mut told = Vec::new();
+    for contact in contacts {
         let blocked = node.presence.is_blocked(&caller.user, &contact);
         if blocked || !watched.contains(&contact) {
             continue;
         }
-        if let Ok(Some(Home::At(home))) = node.home_of_user(contact).await {
-            match away.iter_mut().find(|(known, _)| *known == home) {
-                Some((_, contacts)) => contacts.push(contact),
-                None => away.push((home, vec![contact])),
+        match node.home_of_user(contact).await {
+            Ok(Some(Home::At(home))) if own != Some(&home) => {
+                match away.iter_mut().find(|(known, _)| *known == home) {
+                    Some((_, contacts)) => contacts.push(contact),
+                    None => away.push((home, vec![contact])),
+                }
             }
+            Ok(Some(Home::Here)) if own.is_some() => {
+                let views = node.presence.guest_status(caller, vec![contact]).unwrap_or_default();
+                told.extend(views.iter().map(|(user, view)| view_body(user, view)));
+            }
+            _ => {}
         }
     }
     for (home, contacts) in away {
         let body = json!({ "contacts": contacts });
-        let carried = Carried::post_value("/v1/homes/presence/status", &body)?;
-        let told = node.ask_for::<Statuses>(&home, &carried, Some(grant.clone())).await;
-        for view in told.map(|told| told.statuses).unwrap_or_default() {
-            let same = |known: &&mut Value| known["user_id"] == view["user_id"];
-            if let Some(known) = statuses.iter_mut().find(same) {
-                *known = view;
-            }
+        let Ok(carried) = Carried::post_value("/v1/homes/presence/status", &body) else { continue };
+        let asked = node.ask_for::<Statuses>(&home, &carried, Some(grant.to_owned())).await;
+        told.extend(asked.map(|asked| asked.statuses).unwrap_or_default());
+    }
+    for view in told {
+        let same = |known: &&mut Value| known["user_id"] == view["user_id"];
+        if let Some(known) = statuses.iter_mut().find(same) {
+            *known = view;
         }
     }
-    Ok(statuses)
+    statuses
 }

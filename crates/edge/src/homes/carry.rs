@@ -8,12 +8,13 @@ use axum::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
+use relay_actors::BodyStream;
 use relay_core::events::{PublishStatus, Published};
 use relay_node::{
     Node,
     homes::{
         Answered,
-        wire::{Answer, Carried, lost, problem_of},
+        wire::{Answer, Carried, MAX_INLINE, lost, problem_of},
     },
 };
 use relay_proto::{CallError, EventId, Problem, RelayId};
@@ -21,12 +22,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// Headers of a request that its home has to know.
-static REQUEST_HEADERS: [HeaderName; 4] =
-    [header::ACCEPT, header::CONTENT_TYPE, header::IF_NONE_MATCH, LAST_EVENT_ID];
+static REQUEST_HEADERS: [HeaderName; 5] =
+    [header::ACCEPT, header::CONTENT_TYPE, header::IF_NONE_MATCH, LAST_EVENT_ID, header::RANGE];
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Headers of an answer that its client has to know.
-static ANSWER_HEADERS: [HeaderName; 7] = [
+static ANSWER_HEADERS: [HeaderName; 10] = [
+    header::ACCEPT_RANGES,
     header::CACHE_CONTROL,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
     header::CONTENT_TYPE,
     header::ETAG,
     header::RETRY_AFTER,
@@ -34,8 +38,6 @@ static ANSWER_HEADERS: [HeaderName; 7] = [
     HeaderName::from_static("relay-cursor"),
     HeaderName::from_static("x-accel-buffering"),
 ];
-/// An answer up to this size goes in one message; a longer one, or one without a known end, in pieces.
-const MAX_INLINE: u64 = 64 << 10;
 /// The most of an answer to a frame that is read.
 const MAX_FRAME_ANSWER: usize = 1 << 20;
 
@@ -69,16 +71,25 @@ pub(super) fn resumed_at(mut carried: Carried, cursor: &str) -> Carried {
 ///
 /// # Errors
 /// `invalid_request`.
-pub(super) fn into_request(carried: Carried) -> Result<axum::extract::Request, Problem> {
+pub(super) fn into_request(
+    carried: Carried,
+    body: Option<BodyStream>,
+) -> Result<axum::extract::Request, Problem> {
     let mut request = http::Request::builder().method(carried.method.as_str()).uri(&carried.target);
     for (name, value) in &carried.headers {
-        if REQUEST_HEADERS.iter().any(|known| known == name.as_str()) {
+        // The length of what comes in pieces.
+        let is_length = name == header::CONTENT_LENGTH.as_str();
+        if is_length || REQUEST_HEADERS.iter().any(|known| known == name.as_str()) {
             request = request.header(name, value);
         }
     }
-    let body = carried
-        .body
-        .map_or_else(Body::empty, |body| Body::from(String::from(Box::<str>::from(body))));
+    let body = match (carried.body, body) {
+        (Some(body), _) => Body::from(String::from(Box::<str>::from(body))),
+        (None, Some(pieces)) => {
+            Body::from_stream(pieces.map(|piece| piece.map_err(|error| error.message)))
+        }
+        (None, None) => Body::empty(),
+    };
     request.body(body).map_err(|_| Problem::invalid("the forwarded request cannot be read"))
 }
 
@@ -95,12 +106,16 @@ pub(super) async fn carry(response: Response) -> Answered {
     let mut stream = None;
     match size {
         Some(0) => {}
-        Some(size) if size <= MAX_INLINE && is_json(&answer) => {
+        Some(size) if size <= MAX_INLINE as u64 && is_json(&answer) => {
             let bytes = body.collect().await.map_err(|_| lost())?.to_bytes();
             let text = String::from_utf8(bytes.into()).map_err(|_| lost())?;
             answer.body = Some(RawValue::from_string(text).map_err(|_| lost())?);
         }
         _ => {
+            let length = header::CONTENT_LENGTH.as_str();
+            if let Some(size) = size.filter(|_| !parts.headers.contains_key(length)) {
+                answer.headers.push((length.to_owned(), size.to_string()));
+            }
             let pieces = body
                 .into_data_stream()
                 .map(|piece| piece.map_err(|_| CallError::internal("the home's answer broke off")));
@@ -138,7 +153,18 @@ pub(crate) async fn exchange(
     carried: &Carried,
     grant: Option<String>,
 ) -> Result<Response, Problem> {
-    let (mut answer, stream) = node.ask(home, carried, grant).await?;
+    let (answer, stream) = node.ask(home, carried, grant).await?;
+    response(answer, stream)
+}
+
+/// A home's answer as a client gets it.
+///
+/// # Errors
+/// `home_unreachable` where it cannot be read.
+pub(crate) fn response(
+    mut answer: Answer,
+    stream: Option<BodyStream>,
+) -> Result<Response, Problem> {
     let body = match (answer.body.take(), stream) {
         (Some(body), _) => Body::from(String::from(Box::<str>::from(body))),
         (None, Some(stream)) => Body::from_stream(

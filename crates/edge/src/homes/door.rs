@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use axum::{Router, body::Body, routing::post};
 use futures_util::future::BoxFuture;
 use http::Request;
+use relay_actors::BodyStream;
 use relay_core::policy::Principal;
 use relay_fed::local::Forward;
 use relay_node::{
@@ -43,10 +44,15 @@ impl HomeDoor {
 }
 
 impl Door for HomeDoor {
-    fn forwarded(&self, from: RelayId, forward: Forward) -> BoxFuture<'static, Answered> {
+    fn forwarded(
+        &self,
+        from: RelayId,
+        forward: Forward,
+        body: Option<BodyStream>,
+    ) -> BoxFuture<'static, Answered> {
         let (node, router) = (self.node.clone(), self.router.clone());
         Box::pin(async move {
-            let request = request(&node, &from, forward).inspect_err(|problem| {
+            let request = request(&node, &from, forward, body).inspect_err(|problem| {
                 node.audit.refused(from.as_str(), "forward", "", problem);
             })?;
             // Its error type has no values.
@@ -60,7 +66,12 @@ impl Door for HomeDoor {
 }
 
 /// The request with the caller that its grant proves.
-fn request(node: &Node, from: &RelayId, forward: Forward) -> Result<Request<Body>, Problem> {
+fn request(
+    node: &Node,
+    from: &RelayId,
+    forward: Forward,
+    body: Option<BodyStream>,
+) -> Result<Request<Body>, Problem> {
     let carried: Carried = serde_json::from_str(forward.request.get())
         .map_err(|_| Problem::invalid("the forwarded request cannot be read"))?;
     let caller = match &forward.grant {
@@ -71,7 +82,7 @@ fn request(node: &Node, from: &RelayId, forward: Forward) -> Result<Request<Body
             Caller { principal: Principal::Key(claims.user_id), proof }
         }
     };
-    let mut request = carry::into_request(carried)?;
+    let mut request = carry::into_request(carried, body)?;
     request.extensions_mut().insert(FromRelay(from.clone()));
     request.extensions_mut().insert(Known(caller));
     Ok(request)

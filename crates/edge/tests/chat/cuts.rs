@@ -203,10 +203,8 @@ async fn talk(play: Play<'_>, near: &House, far: &House) {
         expect_nothing(reader).await;
         let members = until(who, house, &list, |answer| answer["members"].is_array()).await;
         let expected = [(&alice, "owner"), (&bob, "admin")];
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|(who, role)| (who.id().to_string(), (*role).to_owned()))
-            .collect();
+        let expected: Vec<_> =
+            expected.iter().map(|(who, role)| (who.id().to_string(), (*role).to_owned())).collect();
         assert_eq!(roles(&members), expected);
         let list = until(who, house, "/v1/conversations", |list| {
             list["unreachable"].as_array().is_none_or(Vec::is_empty)
@@ -218,7 +216,9 @@ async fn talk(play: Play<'_>, near: &House, far: &House) {
     }
     // Whoever was removed does not find it any longer.
     let gone = until(&carol, far, "/v1/conversations", |list| {
-        list["items"].as_array().is_some_and(|items| items.iter().all(|item| item["conv_id"] != *conv))
+        list["items"]
+            .as_array()
+            .is_some_and(|items| items.iter().all(|item| item["conv_id"] != *conv))
     });
     gone.await;
     // The marks of devices are kept; a session that begins does not wait long for another home to tell them.
@@ -305,7 +305,10 @@ async fn add(play: Play<'_>, near: &House, far: &House, conv_home: &str) {
     assert_eq!(acked["seq"], 1, "{acked}");
     inbox.ask("inbox.subscribe", "i", json!({})).await;
     let entry = inbox.expect("inbox.event").await["body"].clone();
-    assert_eq!((&entry["seq"], &entry["kind"], &entry["conv_id"]), (&json!(1), &json!("welcome"), &json!(conv)));
+    assert_eq!(
+        (&entry["seq"], &entry["kind"], &entry["conv_id"]),
+        (&json!(1), &json!("welcome"), &json!(conv))
+    );
     assert_eq!((&entry["conv_home"], &entry["conv_seq"]), (&json!(conv_home), &json!(1)));
     done(&bob, far, "/v1/inbox/ack", json!({ "seq": 1 })).await;
     let info = format!("/v1/conversations/group_info?conv_id={conv}");

@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
+mod afar_blobs;
+mod afar_contacts;
+mod afar_push;
+mod afar_sessions;
+mod afar_sizes;
 mod blobs;
 mod bundle;
 mod churn;

@@ -11,12 +11,12 @@ use tokio::{
 
 use crate::{FREE, person::Person, support::House};
 
-const ON: &str =
+pub const ON: &str =
     "[push]\ncontact = \"mailto:operator@example.com\"\nallow_private = true\nevery = \"200ms\"\n";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A push service: tells each request that comes, and answers with the status that its path names.
-async fn push_service() -> (String, mpsc::UnboundedReceiver<String>) {
+pub async fn push_service() -> (String, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (tell, told) = mpsc::unbounded_channel();
@@ -45,11 +45,11 @@ async fn push_service() -> (String, mpsc::UnboundedReceiver<String>) {
     (url, told)
 }
 
-async fn next(told: &mut mpsc::UnboundedReceiver<String>) -> String {
+pub async fn next(told: &mut mpsc::UnboundedReceiver<String>) -> String {
     tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap()
 }
 
-async fn set(person: &Person, house: &House, endpoint: &str) -> u16 {
+pub async fn set(person: &Person, house: &House, endpoint: &str) -> u16 {
     let bearer = format!("Bearer {}", person.token);
     let body = json!({ "endpoint": endpoint }).to_string();
     house.raw("PUT", "/v1/push", &[("authorization", &bearer)], &body).await.status

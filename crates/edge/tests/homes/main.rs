@@ -217,8 +217,11 @@ async fn forged_expired_and_foreign_grants_are_refused_and_nothing_is_taken() {
         // As an edge would that does not look at what it forwards.
         let request = serde_json::value::to_raw_value(&request).unwrap();
         let patience = Duration::from_secs(5);
-        let answered =
-            pair.edge.node.forward(&home, "lock.change", request, grant.clone(), patience).await;
+        let answered = pair
+            .edge
+            .node
+            .forward(&home, "lock.change", request, None, grant.clone(), patience)
+            .await;
         let code = match answered {
             Ok((answer, _)) => {
                 let answer: Value = serde_json::from_str(answer.get()).unwrap();

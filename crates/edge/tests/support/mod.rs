@@ -133,11 +133,13 @@ impl House {
         let (addr, request) = self.request(method, path, headers, body);
         async move {
             let exchange = async {
-                let mut stream = TcpStream::connect(addr).await.unwrap();
-                stream.write_all(request.as_bytes()).await.unwrap();
-                let mut answer = String::new();
-                stream.read_to_string(&mut answer).await.unwrap();
-                Raw::parse(&answer)
+                let (mut from, mut to) = TcpStream::connect(addr).await.unwrap().into_split();
+                // A body that is refused is not read: the answer counts, however the connection ends.
+                let asking = to.write_all(request.as_bytes());
+                let mut answer = Vec::new();
+                let reading = async { while let Ok(1..) = from.read_buf(&mut answer).await {} };
+                let _ = tokio::join!(asking, reading);
+                Raw::parse(std::str::from_utf8(&answer).unwrap())
             };
             tokio::time::timeout(PATIENCE, exchange).await.unwrap()
         }
@@ -252,6 +254,11 @@ pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 impl Socket {
     pub async fn send(&mut self, text: &str) {
         self.0.send(tungstenite::Message::text(text)).await.unwrap();
+    }
+
+    /// A frame that may be refused before it is read.
+    pub async fn send_in_vain(&mut self, text: &str) {
+        let _ = self.0.send(tungstenite::Message::text(text)).await;
     }
 
     pub async fn send_binary(&mut self, bytes: &[u8]) {

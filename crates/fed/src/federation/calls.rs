@@ -372,7 +372,8 @@ impl Shared {
             };
             let from = routed.header.source.as_ref().map(|source| source.id.clone());
             let from = from.unwrap_or_else(|| self.config.relay.clone());
-            return match tokio::time::timeout(left, self.local.forwarded(from, forward)).await {
+            return match tokio::time::timeout(left, self.local.forwarded(from, forward, body)).await
+            {
                 Ok(Ok((result, stream))) => wire::forwarded(result, stream),
                 Ok(Err(problem)) => wire::refused_forward(&problem),
                 Err(_) => wire::refused(&CallError::timeout()),

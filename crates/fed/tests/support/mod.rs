@@ -201,6 +201,7 @@ impl LocalNode for Handle {
         &self,
         from: RelayId,
         forward: Forward,
+        _: Option<ByteStream>,
     ) -> BoxFuture<'static, Result<(Json, Option<ByteStream>), Problem>> {
         let home = self.0.relay.clone();
         Box::pin(async move {

@@ -6,7 +6,10 @@
 
 use std::{
     hash::Hash,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ahash::RandomState;
@@ -22,8 +25,9 @@ use relay_proto::{
 use relay_store::chat::Place;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Notify;
 
-use super::{lane::Lanes, presence::Watching, tail::Tails};
+use super::{attachments::Held, lane::Lanes, presence::Watching, tail::Tails};
 use crate::{config::Config, homes::wire::Carried, node::Node};
 
 /// How long it is believed where somebody lives, milliseconds.
@@ -31,7 +35,7 @@ const BELIEVED_MS: u64 = 600_000;
 /// Homes of users, and of conversations, that are remembered.
 const MAX_KNOWN: usize = 100_000;
 /// Relays that are asked at once.
-const ASKED_AT_ONCE: usize = 32;
+pub(super) const ASKED_AT_ONCE: usize = 32;
 
 /// Where something belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,11 +62,14 @@ pub struct Afar {
     /// The home of users who come in here and live nowhere yet.
     user_home: Option<RelayId>,
     has_others: AtomicBool,
+    /// The first other relay was heard of.
+    pub(super) meeting: Arc<Notify>,
     users: Known<NodeId>,
     places: Known<(NodeId, ConvId)>,
     pub(super) lanes: Lanes,
     pub(super) tails: Tails,
     pub(super) watching: Watching,
+    pub(super) held: Held,
 }
 
 impl Afar {
@@ -80,11 +87,13 @@ impl Afar {
         Ok(Self {
             has_others: AtomicBool::new(links || user_home.is_some()),
             user_home,
+            meeting: Arc::default(),
             users: Known::default(),
             places: Known::default(),
             lanes: Lanes::default(),
             tails: Tails::default(),
             watching: Watching::default(),
+            held: Held::default(),
         })
     }
 
@@ -95,7 +104,9 @@ impl Afar {
 
     /// Another relay was heard of; whether it is the first.
     pub(super) fn meet(&self) -> bool {
-        !self.has_others.swap(true, Ordering::Relaxed)
+        let is_first = !self.has_others.swap(true, Ordering::Relaxed);
+        self.meeting.notify_one();
+        is_first
     }
 }
 
@@ -146,6 +157,21 @@ impl Node {
         }
     }
 
+    /// Those of some users who live elsewhere, or for all that is known may.
+    pub async fn away(&self, users: &[NodeId]) -> Vec<NodeId> {
+        if self.is_alone() {
+            return Vec::new();
+        }
+        let homes = futures_util::stream::iter(users.to_vec())
+            .map(|user| async move { (user, self.home_of_user(user).await) })
+            .buffer_unordered(ASKED_AT_ONCE);
+        let away = homes.filter_map(|(user, home)| {
+            let is_away = matches!(home, Ok(Some(Home::At(_))) | Err(_));
+            std::future::ready(is_away.then_some(user))
+        });
+        away.collect().await
+    }
+
     /// The user lives here from now on.
     ///
     /// # Errors
@@ -170,6 +196,27 @@ impl Node {
         scope: Scope,
         except: Option<&RelayId>,
     ) -> Result<Option<RelayId>, Problem> {
+        let (asked, mut missing) = self.neighbours(scope, except);
+        let mut answers = futures_util::stream::iter(asked)
+            .map(|(relay, scope)| async move { self.ask_user(&relay, user, scope).await })
+            .buffer_unordered(ASKED_AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(Some(home)) => return Ok(Some(home)),
+                Ok(None) => {}
+                Err(problem) => missing = Some(problem),
+            }
+        }
+        missing.map_or(Ok(None), Err)
+    }
+
+    /// The relays that are asked what this one does not know, all but `except`, each with whom it asks on; and what to
+    /// say where nobody knows, since not all can be asked.
+    pub(super) fn neighbours(
+        &self,
+        scope: Scope,
+        except: Option<&RelayId>,
+    ) -> (Vec<(RelayId, Scope)>, Option<Problem>) {
         let unknown = || Problem::new(Code::HomeUnreachable, "not every relay can be asked now");
         let federated = self.federated();
         let federation = &federated.federation;
@@ -195,17 +242,7 @@ impl Node {
             }
         }
         asked.retain(|(relay, _)| Some(relay) != except);
-        let mut answers = futures_util::stream::iter(asked)
-            .map(|(relay, scope)| async move { self.ask_user(&relay, user, scope).await })
-            .buffer_unordered(ASKED_AT_ONCE);
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(Some(home)) => return Ok(Some(home)),
-                Ok(None) => {}
-                Err(problem) => missing = Some(problem),
-            }
-        }
-        missing.map_or(Ok(None), Err)
+        (asked, missing)
     }
 
     async fn ask_user(
@@ -317,7 +354,7 @@ impl Node {
 
 /// Homes that are believed for a while.
 #[derive(Debug)]
-struct Known<K: Eq + Hash>(DashMap<K, (Home, u64), RandomState>);
+pub(super) struct Known<K: Eq + Hash>(DashMap<K, (Home, u64), RandomState>);
 
 impl<K: Eq + Hash> Default for Known<K> {
     fn default() -> Self {
@@ -326,13 +363,13 @@ impl<K: Eq + Hash> Default for Known<K> {
 }
 
 impl<K: Eq + Hash> Known<K> {
-    fn get(&self, key: &K, now_ms: u64) -> Option<Home> {
+    pub(super) fn get(&self, key: &K, now_ms: u64) -> Option<Home> {
         let found = self.0.get(key)?;
         let (home, until_ms) = &*found;
         (*until_ms > now_ms).then(|| home.clone())
     }
 
-    fn put(&self, key: K, home: Home, now_ms: u64) {
+    pub(super) fn put(&self, key: K, home: Home, now_ms: u64) {
         if self.0.len() >= MAX_KNOWN {
             self.0.retain(|_, (_, until_ms)| *until_ms > now_ms);
             if self.0.len() >= MAX_KNOWN {

@@ -2,14 +2,17 @@
 //! until the user's home has it, in its order, and taken there once ([`relay_proto::conv::Mail`]).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use relay_core::failure::store_problem;
-use relay_proto::{NodeId, Problem, RelayId, conv::NumberedMail};
-use relay_store::chat::{MailTake, MailTaken};
+use relay_proto::{
+    NodeId, Problem, RelayId,
+    conv::{Mail, NumberedMail},
+};
+use relay_store::chat::{BlockHeard, MailTake, MailTaken};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -53,6 +56,10 @@ impl Node {
         source: Option<&RelayId>,
         items: Vec<NumberedMail>,
     ) -> Result<MailReceipt, Problem> {
+        let (items, disbelieved) = match source {
+            Some(source) => self.believe(source, items).await,
+            None => (items, Vec::new()),
+        };
         let config = self.conversations.config().clone();
         let take = MailTake {
             source: source.map(ToString::to_string),
@@ -62,9 +69,41 @@ impl Node {
             max_per_user: config.convs_per_user,
         };
         let taken = self.store.take_mail(take).await.map_err(|error| store_problem(&error))?;
-        let MailTaken { taken, delivered } = taken;
+        let MailTaken { mut taken, delivered, blocks } = taken;
         delivered.iter().for_each(|post| self.inboxes.publish(post));
+        for BlockHeard { by, user, is_blocked } in blocks {
+            self.presence.note_block(by, user, is_blocked);
+        }
+        taken.extend(disbelieved);
         Ok(MailReceipt { taken })
+    }
+
+    /// The mail that `source` may speak of, and that which it may not: who blocks whom is said by the home of whoever
+    /// blocks. Where that home cannot be asked for now, the user's mail from there on waits.
+    async fn believe(
+        &self,
+        source: &RelayId,
+        items: Vec<NumberedMail>,
+    ) -> (Vec<NumberedMail>, Vec<(NodeId, u64)>) {
+        let (mut believed, mut disbelieved) = (Vec::with_capacity(items.len()), Vec::new());
+        let mut waits = HashSet::new();
+        for item in items {
+            if waits.contains(&item.user_id) {
+                continue;
+            }
+            let Mail::Blocked { by, .. } = &item.mail else {
+                believed.push(item);
+                continue;
+            };
+            match self.home_of_user(*by).await {
+                Ok(Some(Home::At(home))) if home == *source => believed.push(item),
+                Ok(_) => disbelieved.push((item.user_id, item.n)),
+                Err(_) => {
+                    waits.insert(item.user_id);
+                }
+            }
+        }
+        (believed, disbelieved)
     }
 }
 

@@ -13,7 +13,7 @@ use ahash::RandomState;
 use bytes::Bytes;
 use futures_util::{StreamExt, future::join_all};
 use relay_core::fanout::Outbox;
-use relay_proto::{NodeId, RelayId, conv::Caller};
+use relay_proto::{NodeId, Problem, RelayId, conv::Caller};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,12 @@ const LOOKED_FOR: usize = 8;
 pub struct PresenceAsked {
     /// Whom the user watches; `None` where the home knows itself, since the user lives there.
     pub contacts: Option<Vec<NodeId>>,
+}
+
+/// Whom a user watches, as their home says.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WatchedContacts {
+    pub contacts: Vec<NodeId>,
 }
 
 /// Users who are connected here, and how often.
@@ -104,6 +110,21 @@ impl Node {
         Listening { node: self.clone(), user, outbox: outbox.clone() }
     }
 
+    /// Whom a user watches who lives at another home.
+    ///
+    /// # Errors
+    /// `unauthorized` without a grant; `home_unreachable`.
+    pub async fn contacts_at(
+        &self,
+        home: &RelayId,
+        caller: &Caller,
+    ) -> Result<Vec<NodeId>, Problem> {
+        let carried = Carried::get("/v1/homes/contacts");
+        let WatchedContacts { contacts } =
+            self.ask_for(home, &carried, Some(self.grant_of(caller)?)).await?;
+        Ok(contacts)
+    }
+
     /// The user's contacts are others now.
     pub fn contacts_changed(&self, user: &NodeId) {
         if let Some(watcher) = self.afar.watching.lock().get(user) {
@@ -116,11 +137,21 @@ impl Node {
 async fn run(node: Arc<Node>, caller: Caller, changed: Arc<Notify>, over: CancellationToken) {
     loop {
         let follow = async {
-            let homes = homes(&node, caller.user).await;
+            let Whereabouts { away, here, is_part } = whereabouts(&node, &caller).await;
+            let _here = node.presence.guest_here(caller.user, here);
             let streams =
-                homes.into_iter().map(|(home, contacts)| follow(&node, &caller, home, contacts));
-            join_all(streams).await;
-            std::future::pending::<()>().await;
+                away.into_iter().map(|(home, contacts)| follow(&node, &caller, home, contacts));
+            let all = async {
+                join_all(streams).await;
+                std::future::pending::<()>().await;
+            };
+            match is_part {
+                false => all.await,
+                // A way that is missing may be there soon.
+                true => {
+                    let _ = tokio::time::timeout(LONGEST_WAIT, all).await;
+                }
+            }
         };
         tokio::select! {
             () = over.cancelled() => return,
@@ -132,24 +163,45 @@ async fn run(node: Arc<Node>, caller: Caller, changed: Arc<Notify>, over: Cancel
     }
 }
 
-/// The other homes of a user's contacts, with the contacts of each.
-async fn homes(node: &Arc<Node>, user: NodeId) -> HashMap<RelayId, Option<Vec<NodeId>>> {
-    let mut homes = HashMap::new();
-    if let Ok(Home::At(home)) = node.home_of_caller(user).await {
-        homes.insert(home, None);
-        return homes;
-    }
-    let contacts = node.presence.watchlist(&user);
-    let mut found = futures_util::stream::iter(contacts)
+/// Where a user's contacts live.
+#[derive(Debug, Default)]
+struct Whereabouts {
+    /// At other homes, the user's own among them where it is not this relay: that one knows itself whom they watch.
+    away: HashMap<RelayId, Option<Vec<NodeId>>, RandomState>,
+    /// Here, where the user lives elsewhere.
+    here: Vec<NodeId>,
+    /// Not everything could be found out.
+    is_part: bool,
+}
+
+async fn whereabouts(node: &Arc<Node>, caller: &Caller) -> Whereabouts {
+    let mut found = Whereabouts::default();
+    let own = match node.home_of_caller(caller.user).await {
+        Ok(Home::At(home)) => Some(home),
+        _ => None,
+    };
+    let contacts = match &own {
+        None => node.presence.watchlist(&caller.user),
+        Some(home) => node.contacts_at(home, caller).await.unwrap_or_else(|_| {
+            found.is_part = true;
+            Vec::new()
+        }),
+    };
+    let mut homes = futures_util::stream::iter(contacts)
         .map(|contact| async move { (contact, node.home_of_user(contact).await) })
         .buffer_unordered(LOOKED_FOR);
-    while let Some((contact, home)) = found.next().await {
-        if let Ok(Some(Home::At(home))) = home {
-            let contacts: &mut Option<Vec<NodeId>> = homes.entry(home).or_default();
-            contacts.get_or_insert_default().push(contact);
+    while let Some((contact, home)) = homes.next().await {
+        match home {
+            Ok(Some(Home::At(home))) if own.as_ref() != Some(&home) => {
+                found.away.entry(home).or_default().get_or_insert_default().push(contact);
+            }
+            Ok(Some(Home::Here)) if own.is_some() => found.here.push(contact),
+            Ok(_) => {}
+            Err(_) => found.is_part = true,
         }
     }
-    homes
+    found.away.extend(own.map(|home| (home, None)));
+    found
 }
 
 /// Follows one home until it is dropped.

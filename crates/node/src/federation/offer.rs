@@ -66,8 +66,9 @@ impl LocalNode for Offered {
         &self,
         from: RelayId,
         forward: Forward,
+        body: Option<BodyStream>,
     ) -> BoxFuture<'static, Result<(Json, Option<BodyStream>), Problem>> {
-        self.door.forwarded(from, forward)
+        self.door.forwarded(from, forward, body)
     }
 }
 

@@ -13,6 +13,9 @@ use crate::node::Node;
 
 /// How long a home may take for what does not wait on purpose.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// A body up to this size goes in the message of its request; a longer one in pieces, so that it holds up nothing else
+/// on its way, and may be longer than a message.
+pub const MAX_INLINE: usize = 64 << 10;
 /// The most of an answer that is read as a whole.
 const MAX_ANSWER: usize = 8 << 20;
 
@@ -88,6 +91,11 @@ impl Carried {
     }
 }
 
+/// How much longer a home may take for so many bytes over a slow line.
+pub fn time_for(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / (32 << 10))
+}
+
 impl Answer {
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
@@ -105,9 +113,46 @@ impl Node {
         carried: &Carried,
         grant: Option<String>,
     ) -> Result<(Answer, Option<BodyStream>), Problem> {
+        match &carried.body {
+            Some(body) if body.get().len() > MAX_INLINE => {
+                let bytes = Bytes::copy_from_slice(body.get().as_bytes());
+                let whole = futures_util::stream::once(std::future::ready(Ok(bytes)));
+                let Carried { method, target, headers, .. } = carried;
+                let (method, target, headers) = (method.clone(), target.clone(), headers.clone());
+                let head = Carried { method, target, headers, body: None };
+                let patience = carried.patience().saturating_add(time_for(body.get().len() as u64));
+                self.ask_with(home, &head, whole.boxed(), grant, patience).await
+            }
+            _ => self.ask_at(home, carried, None, grant, carried.patience()).await,
+        }
+    }
+
+    /// As [`Self::ask`], with a body that comes in pieces.
+    ///
+    /// # Errors
+    /// As [`Node::forward`].
+    pub async fn ask_with(
+        &self,
+        home: &RelayId,
+        carried: &Carried,
+        body: BodyStream,
+        grant: Option<String>,
+        patience: Duration,
+    ) -> Result<(Answer, Option<BodyStream>), Problem> {
+        self.ask_at(home, carried, Some(body), grant, patience).await
+    }
+
+    async fn ask_at(
+        &self,
+        home: &RelayId,
+        carried: &Carried,
+        body: Option<BodyStream>,
+        grant: Option<String>,
+        patience: Duration,
+    ) -> Result<(Answer, Option<BodyStream>), Problem> {
         let request = serde_json::value::to_raw_value(carried).map_err(|_| lost())?;
-        let (answer, stream) =
-            self.forward(home, carried.operation(), request, grant, carried.patience()).await?;
+        let asked = self.forward(home, carried.operation(), request, body, grant, patience);
+        let (answer, stream) = asked.await?;
         Ok((serde_json::from_str(answer.get()).map_err(|_| lost())?, stream))
     }
 

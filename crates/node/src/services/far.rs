@@ -1,9 +1,10 @@
-//! What scripts publish and lock where another relay is the home: forwarded there under a grant of the service's
+//! What scripts publish, lock and follow where another relay is the home: forwarded there under a grant of the service's
 //! own key, as requests of people are (`federation.md`, Homes).
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
+use relay_actors::BodyStream;
 use relay_fed::{Federation, local::Forward};
 use relay_proto::{
     Caller, Code, Namespace, Problem, RelayId, SigningKey,
@@ -69,19 +70,11 @@ impl Far {
         now_ms: u64,
         asked: Asked<'_>,
     ) -> Result<T, Problem> {
-        let device = DeviceId::new(DEVICE).ok_or_else(unreadable)?;
-        let grant = GrantClaims::new(key.node_id(), device, self.me.clone(), now_ms, GRANT_MS);
-        let request = json!({ "method": "POST", "target": asked.path, "body": asked.body });
-        let request = serde_json::value::to_raw_value(&request).map_err(|_| unreadable())?;
-        let forward = Forward {
-            operation: asked.operation.to_owned(),
-            request,
-            caller: Caller::local(),
-            grant: Some(grant.sign(key)),
-        };
+        let wait = asked.wait;
+        let forward = self.forward(key, now_ms, asked)?;
         let mut attempt = 1;
         loop {
-            let answered = self.once(home, forward.clone(), PATIENCE + asked.wait).await;
+            let answered = self.once(home, forward.clone(), PATIENCE + wait).await;
             let passes = |problem: &Problem| {
                 matches!(problem.code, Code::HomeUnreachable | Code::Timeout | Code::RateLimited)
             };
@@ -95,22 +88,54 @@ impl Far {
         }
     }
 
+    /// Asks a home for a stream in the name of `key`.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn open(
+        &self,
+        home: &RelayId,
+        key: &SigningKey,
+        now_ms: u64,
+        asked: Asked<'_>,
+    ) -> Result<BodyStream, Problem> {
+        let forward = self.forward(key, now_ms, asked)?;
+        let federation = self.linked()?;
+        let (answer, stream) = federation.forward(home.clone(), forward, None, PATIENCE).await?;
+        let answer: Answer = serde_json::from_str(answer.get()).map_err(|_| unreadable())?;
+        match (answer.status, stream, answer.body) {
+            (200..300, Some(stream), _) => Ok(stream),
+            (400.., _, Value::Object(members)) => Err(problem(members)),
+            _ => Err(unreadable()),
+        }
+    }
+
+    fn forward(&self, key: &SigningKey, now_ms: u64, asked: Asked<'_>) -> Result<Forward, Problem> {
+        let device = DeviceId::new(DEVICE).ok_or_else(unreadable)?;
+        let grant = GrantClaims::new(key.node_id(), device, self.me.clone(), now_ms, GRANT_MS);
+        let request = json!({ "method": "POST", "target": asked.path, "body": asked.body });
+        let request = serde_json::value::to_raw_value(&request).map_err(|_| unreadable())?;
+        Ok(Forward {
+            operation: asked.operation.to_owned(),
+            request,
+            caller: Caller::local(),
+            grant: Some(grant.sign(key)),
+        })
+    }
+
+    fn linked(&self) -> Result<Arc<Federation>, Problem> {
+        let unlinked = || Problem::new(Code::HomeUnreachable, "this relay has no links yet");
+        self.federation.load_full().ok_or_else(unlinked)
+    }
+
     async fn once(
         &self,
         home: &RelayId,
         forward: Forward,
         patience: Duration,
     ) -> Result<Value, Problem> {
-        #[derive(Deserialize)]
-        struct Answer {
-            status: u16,
-            #[serde(default)]
-            body: Value,
-        }
-        let federation = self.federation.load_full();
-        let federation = federation
-            .ok_or_else(|| Problem::new(Code::HomeUnreachable, "this relay has no links yet"))?;
-        let (answer, _) = federation.forward(home.clone(), forward, patience).await?;
+        let federation = self.linked()?;
+        let (answer, _) = federation.forward(home.clone(), forward, None, patience).await?;
         let answer: Answer = serde_json::from_str(answer.get()).map_err(|_| unreadable())?;
         match (answer.status, answer.body) {
             (200..300, body) => Ok(body),
@@ -118,6 +143,14 @@ impl Far {
             _ => Err(unreadable()),
         }
     }
+}
+
+/// A home's answer.
+#[derive(Deserialize)]
+struct Answer {
+    status: u16,
+    #[serde(default)]
+    body: Value,
 }
 
 fn problem(mut members: Map<String, Value>) -> Problem {

@@ -18,8 +18,8 @@ use relay_core::{
     policy::{Op, Policy, Principal, quota::Quotas},
 };
 use relay_proto::{
-    Call, CallError, Caller, Code, EventLimits, Filter, Namespace, NodeId, Position, Problem,
-    RelayId, ServiceName, SigningKey,
+    Call, CallError, Caller, Code, EventLimits, Filter, Namespace, Position, Problem, RelayId,
+    ServiceName, SigningKey,
     call::Json,
     event::{Draft, Tags, parse_event},
     lease::{Acquire, Release, Resource},
@@ -29,7 +29,10 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::watch;
 
-use super::far::{Asked, Far};
+use super::{
+    far::{Asked, Far},
+    follow::Following,
+};
 use crate::gate::Reader;
 
 /// Events that one read of a subscription takes from the store.
@@ -210,18 +213,22 @@ impl Outside {
 
     async fn follow(
         self,
-        who: NodeId,
+        key: SigningKey,
         filter: Json,
         after: Option<String>,
     ) -> Result<BoxStream<'static, HostEvent>, Problem> {
         let filter = filter_of(&filter)?;
-        if let Some((ns, home)) = filter.ns.iter().find_map(|ns| Some((ns, self.far.home(ns)?))) {
-            let message = format!(
-                "events of '{ns}' are at '{home}': a script follows those of its own relay"
-            );
+        let mut homes = filter.ns.iter().map(|ns| self.far.home(ns));
+        let home = homes.next().flatten().cloned();
+        if homes.any(|other| other != home.as_ref()) {
+            let message = "these namespaces have several homes: one subscription for each home";
             return Err(Problem::invalid(message));
         }
-        let reader = Reader { policy: self.policy.clone(), principal: Principal::Key(who) };
+        if let Some(home) = home {
+            return Following::open(self.far, home, key, self.clock, filter, after).await;
+        }
+        let principal = Principal::Key(key.node_id());
+        let reader = Reader { policy: self.policy.clone(), principal };
         let newest = Position::AfterSeq(self.events.committed_seq());
         let cursor = after.unwrap_or_else(|| self.events.cursor(newest));
         let question = Question {
@@ -309,8 +316,8 @@ impl Host for Outside {
         filter: Json,
         after: Option<String>,
     ) -> BoxFuture<'static, Result<BoxStream<'static, HostEvent>, CallError>> {
-        let (outside, who) = (self.clone(), self.key(service).node_id());
-        Box::pin(async move { Ok(outside.follow(who, filter, after).await?) })
+        let (outside, key) = (self.clone(), self.key(service));
+        Box::pin(async move { Ok(outside.follow(key, filter, after).await?) })
     }
 
     fn acquire(
@@ -385,7 +392,7 @@ fn filter_of(text: &RawValue) -> Result<Filter, Problem> {
 }
 
 /// An event as scripts see it: the API's members, with `author` and `namespace` beside them.
-fn for_script(json: &[u8]) -> Result<Json, Problem> {
+pub(super) fn for_script(json: &[u8]) -> Result<Json, Problem> {
     let broken = |_| Problem::new(Code::InternalError, "an event is damaged");
     let mut event: Value = serde_json::from_slice(json).map_err(broken)?;
     event["author"] = event["pubkey"].clone();

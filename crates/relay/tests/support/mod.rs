@@ -13,6 +13,8 @@ use std::{
 
 /// The program under test.
 pub const RELAY: &str = env!("CARGO_BIN_EXE_relay");
+/// A free port of this machine.
+const ANYWHERE: &str = "127.0.0.1:0";
 /// Longer than anything here takes, so that a hang is a failure and not a stuck build.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -39,7 +41,7 @@ impl Relay {
 
     /// In a home of its own, with more arguments of `serve`.
     pub fn start_in(dir: tempfile::TempDir, more: &[&str]) -> Self {
-        let (child, url, log) = launch(dir.path(), more);
+        let (child, url, log) = launch(dir.path(), ANYWHERE, more);
         let relay = Self { url, dir, log, child };
         let made = relay.run(["keys", "gen"]);
         assert!(made.status.success(), "{}", made.stderr);
@@ -53,7 +55,13 @@ impl Relay {
     }
 
     pub fn start_again(&mut self) {
-        (self.child, self.url, self.log) = launch(self.dir.path(), &[]);
+        (self.child, self.url, self.log) = launch(self.dir.path(), ANYWHERE, &[]);
+    }
+
+    /// As [`Self::start_again`], where it listened before.
+    pub fn start_again_there(&mut self) {
+        let address = self.url.trim_start_matches("http://").to_owned();
+        (self.child, self.url, self.log) = launch(self.dir.path(), &address, &[]);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -121,9 +129,9 @@ impl Relay {
 }
 
 /// Starts a relay and waits until it is ready: the process, where it listens, and what it says from then on.
-fn launch(home: &Path, more: &[&str]) -> (Child, String, Arc<Mutex<Vec<String>>>) {
+fn launch(home: &Path, listen: &str, more: &[&str]) -> (Child, String, Arc<Mutex<Vec<String>>>) {
     let mut child = base(home)
-        .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "text", "--data-dir"])
+        .args(["serve", "--listen", listen, "--log-format", "text", "--data-dir"])
         .arg(home.join("data"))
         .args(more)
         .stderr(Stdio::piped())

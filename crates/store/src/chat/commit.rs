@@ -177,7 +177,8 @@ async fn commit<S: Sql>(sql: &S, bundle: &CommitBundle) -> Result<Committed> {
     let removed = carry_out(sql, &conversation, &plan, &message.sender, message.at_ms).await?;
     let seq = conversation.latest_seq;
     if bundle.mail {
-        govern::tell_homes(sql, &bundle.conv, &plan, &removed, message.at_ms).await?;
+        govern::tell_homes(sql, &bundle.conv, &plan, &removed, &message.sender, message.at_ms)
+            .await?;
     }
     let mut delivered = Vec::with_capacity(bundle.welcomes.len());
     let mut welcomes: Vec<&WelcomeFor> = bundle.welcomes.iter().collect();

@@ -1,7 +1,8 @@
 //! Blocklists and watchlists (`gateway.md` 11).
 
-use relay_proto::NodeId;
+use relay_proto::{NodeId, conv::Mail};
 
+use super::mail;
 use crate::{
     Store,
     error::Result,
@@ -24,6 +25,9 @@ pub struct ContactChange {
     pub add: bool,
     /// Entries that the list may have.
     pub max: u64,
+    /// Those of the contacts who live elsewhere, whose homes are told.
+    pub tell: Vec<NodeId>,
+    pub at_ms: u64,
 }
 
 /// What became of a change.
@@ -58,7 +62,12 @@ impl Store {
 async fn change_list<S: Sql>(sql: &S, change: &ContactChange) -> Result<ContactOutcome> {
     let table = change.kind.table();
     let user = &change.user;
-    sql.lock_user(user).await?;
+    // In one order, whoever else tells these users something.
+    let mut locked: Vec<&NodeId> = change.tell.iter().chain([user]).collect();
+    locked.sort_unstable();
+    for user in locked {
+        sql.lock_user(user).await?;
+    }
     let known = sql
         .rows(&format!("SELECT target FROM {table} WHERE user_key = ?1"), &[user.into()])
         .await?
@@ -77,12 +86,23 @@ async fn change_list<S: Sql>(sql: &S, change: &ContactChange) -> Result<ContactO
     for contact in after.difference(&known) {
         let text = format!("INSERT INTO {table} (user_key, target) VALUES (?1, ?2)");
         sql.run(&text, &[user.into(), contact.into()]).await?;
+        tell(sql, change, contact).await?;
     }
     for contact in known.difference(&after) {
         let text = format!("DELETE FROM {table} WHERE user_key = ?1 AND target = ?2");
         sql.run(&text, &[user.into(), contact.into()]).await?;
+        tell(sql, change, contact).await?;
     }
     Ok(ContactOutcome::Done(after.len() as u64))
+}
+
+/// Tells a contact's home what became of it.
+async fn tell<S: Sql>(sql: &S, change: &ContactChange, contact: &NodeId) -> Result<()> {
+    if change.kind == ContactKind::Block && change.tell.contains(contact) {
+        let mail = Mail::Blocked { by: change.user, is_blocked: change.add };
+        mail::write(sql, contact, &mail, change.at_ms).await?;
+    }
+    Ok(())
 }
 
 async fn all<S: Sql>(sql: &S, kind: &ContactKind) -> Result<Vec<(NodeId, NodeId)>> {

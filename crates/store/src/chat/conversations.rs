@@ -268,7 +268,7 @@ async fn create<S: Sql>(sql: &S, new: &NewConversation) -> Result<CreateOutcome>
         let mut told: Vec<&NodeId> = new.members.iter().chain([&new.creator]).collect();
         told.sort_unstable();
         for user in told {
-            let joined = Mail::Joined { conv_id: new.conv.clone() };
+            let joined = Mail::Joined { conv_id: new.conv.clone(), by: Some(new.creator) };
             mail::write(sql, user, &joined, new.at_ms).await?;
         }
     }

@@ -134,7 +134,7 @@ async fn govern<S: Sql>(sql: &S, change: &Governing) -> Result<GovernOutcome> {
     };
     let removed = carry_out(sql, &conversation, &plan, &change.actor, change.at_ms).await?;
     if change.mail {
-        tell_homes(sql, &change.conv, &plan, &removed, change.at_ms).await?;
+        tell_homes(sql, &change.conv, &plan, &removed, &change.actor, change.at_ms).await?;
     }
     Ok(GovernOutcome::Done { removed })
 }
@@ -255,10 +255,12 @@ pub(super) async fn tell_homes<S: Sql>(
     conv: &ConvId,
     plan: &Plan,
     removed: &[NodeId],
+    actor: &NodeId,
     at_ms: u64,
 ) -> Result<()> {
     let joined = plan.iter().filter(|(_, _, step)| *step == Step::Add).map(|(user, ..)| user);
-    let joined = joined.map(|user| (user, Mail::Joined { conv_id: conv.clone() }));
+    let joined =
+        joined.map(|user| (user, Mail::Joined { conv_id: conv.clone(), by: Some(*actor) }));
     let left = removed.iter().map(|user| (user, Mail::Left { conv_id: conv.clone() }));
     let mut told: Vec<(&NodeId, Mail)> = joined.chain(left).collect();
     // Users are locked in one order, whoever writes.

@@ -54,6 +54,15 @@ pub struct MailTaken {
     pub taken: Vec<(NodeId, u64)>,
     /// What lies in inboxes now.
     pub delivered: Vec<InboxPost>,
+    pub blocks: Vec<BlockHeard>,
+}
+
+/// Somebody who lives elsewhere blocks a user who lives here, or does so no longer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockHeard {
+    pub by: NodeId,
+    pub user: NodeId,
+    pub is_blocked: bool,
 }
 
 /// A device that wants to be added to a conversation again.
@@ -225,7 +234,8 @@ async fn take_all<S: Sql>(sql: &S, take: &MailTake) -> Result<MailTaken> {
             Some(source) => move_mark(sql, source, item).await?,
         };
         if is_new {
-            done.delivered.extend(apply(sql, take, item).await?);
+            let delivered = apply(sql, take, item, &mut done.blocks).await?;
+            done.delivered.extend(delivered);
         }
         done.taken.push((item.user_id, item.n));
     }
@@ -244,11 +254,29 @@ async fn move_mark<S: Sql>(sql: &S, source: &str, item: &NumberedMail) -> Result
     Ok(moved > 0)
 }
 
-async fn apply<S: Sql>(sql: &S, take: &MailTake, item: &NumberedMail) -> Result<Vec<InboxPost>> {
+async fn apply<S: Sql>(
+    sql: &S,
+    take: &MailTake,
+    item: &NumberedMail,
+    blocks: &mut Vec<BlockHeard>,
+) -> Result<Vec<InboxPost>> {
     let user = &item.user_id;
     match (&item.mail, &take.source) {
-        (Mail::Joined { .. } | Mail::Left { .. }, None) => Ok(Vec::new()),
-        (Mail::Joined { conv_id }, Some(source)) => {
+        // Both live here: what is kept here says it all.
+        (Mail::Joined { .. } | Mail::Left { .. } | Mail::Blocked { .. }, None) => Ok(Vec::new()),
+        (Mail::Blocked { by, is_blocked }, Some(_)) => {
+            let heard = BlockHeard { by: *by, user: *user, is_blocked: *is_blocked };
+            note_block(sql, &heard).await?;
+            blocks.push(heard);
+            Ok(Vec::new())
+        }
+        (Mail::Joined { conv_id, by }, Some(source)) => {
+            // The conversation's home may not have known it.
+            if let Some(by) = by
+                && blocked(sql, by, user).await?
+            {
+                return Ok(Vec::new());
+            }
             add_route(sql, user, conv_id, source, take.max_per_user).await?;
             Ok(Vec::new())
         }
@@ -288,6 +316,16 @@ async fn apply<S: Sql>(sql: &S, take: &MailTake, item: &NumberedMail) -> Result<
             tell_devices(sql, user, &body, take.at_ms, take.max_inbox).await
         }
     }
+}
+
+/// Keeps a block beside those of users of this relay: whoever asks whether two block each other finds it.
+async fn note_block<S: Sql>(sql: &S, heard: &BlockHeard) -> Result<()> {
+    let text = match heard.is_blocked {
+        true => "INSERT INTO blocks (user_key, target) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+        false => "DELETE FROM blocks WHERE user_key = ?1 AND target = ?2",
+    };
+    sql.run(text, &[(&heard.by).into(), (&heard.user).into()]).await?;
+    Ok(())
 }
 
 async fn add_route<S: Sql>(

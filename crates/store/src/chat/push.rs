@@ -5,7 +5,7 @@ use relay_proto::{NodeId, auth::DeviceId, conv::ConvId};
 use crate::{
     Store,
     error::Result,
-    sql::{Row, Sql, look, one, transact},
+    sql::{Row, Sql, exists, look, one, transact},
 };
 
 /// The most devices of one conversation that are pushed to at once.
@@ -41,6 +41,22 @@ impl Store {
     pub async fn push_of(&self, user: NodeId, device: DeviceId) -> Result<Option<PushTarget>> {
         let asked = (user, device);
         look!(self, asked, of_device)
+    }
+
+    /// The devices of a user that are pushed to.
+    pub async fn push_of_user(&self, user: NodeId) -> Result<Vec<PushTarget>> {
+        look!(self, user, of_user)
+    }
+
+    /// The members of a conversation who live elsewhere.
+    pub async fn members_away(&self, conv: ConvId) -> Result<Vec<NodeId>> {
+        look!(self, conv, away)
+    }
+
+    /// Those of some users who live here and are in a conversation of that home.
+    pub async fn users_with(&self, home: String, users: Vec<NodeId>) -> Result<Vec<NodeId>> {
+        let asked = (home, users);
+        look!(self, asked, with)
     }
 
     /// The devices of a conversation's members that are pushed to.
@@ -81,6 +97,37 @@ async fn of_device<S: Sql>(
     let text = "SELECT user_key, device_id, endpoint FROM push_subscriptions
                 WHERE user_key = ?1 AND device_id = ?2";
     one(sql, text, &[user.into(), device.into()]).await?.map(target).transpose()
+}
+
+async fn of_user<S: Sql>(sql: &S, user: &NodeId) -> Result<Vec<PushTarget>> {
+    let text = "SELECT user_key, device_id, endpoint FROM push_subscriptions WHERE user_key = ?1";
+    sql.rows(text, &[user.into()]).await?.into_iter().map(target).collect()
+}
+
+async fn away<S: Sql>(sql: &S, conv: &ConvId) -> Result<Vec<NodeId>> {
+    let rows = sql
+        .rows(
+            "SELECT m.user_key FROM conversations c
+             JOIN conversation_members m ON m.conv = c.n
+             LEFT JOIN home_users h ON h.user_key = m.user_key
+             WHERE c.conv_id = ?1 AND h.user_key IS NULL LIMIT ?2",
+            &[conv.into(), MAX_TARGETS.into()],
+        )
+        .await?;
+    rows.into_iter().map(|mut row| row.key(0)).collect()
+}
+
+async fn with<S: Sql>(sql: &S, (home, users): &(String, Vec<NodeId>)) -> Result<Vec<NodeId>> {
+    let text =
+        "SELECT r.home FROM conversation_routes r JOIN home_users h ON h.user_key = r.user_key
+                WHERE r.user_key = ?1 AND r.home = ?2 LIMIT 1";
+    let mut found = Vec::new();
+    for user in users {
+        if exists(sql, text, &[user.into(), home.as_str().into()]).await? {
+            found.push(*user);
+        }
+    }
+    Ok(found)
 }
 
 async fn of_conversation<S: Sql>(sql: &S, conv: &ConvId) -> Result<Vec<PushTarget>> {

@@ -151,6 +151,7 @@ pub(super) const TABLES: &[Table] = &[
             ("created_at_ms", Number),
             ("expires_at_ms", Number),
             ("last_seen_at_ms", Number),
+            ("edge_grant", Text),
         ],
     ),
     table(

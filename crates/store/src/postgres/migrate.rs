@@ -17,6 +17,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/postgres/V6__conversations.sql"),
     include_str!("../../migrations/postgres/V7__social.sql"),
     include_str!("../../migrations/postgres/V8__homes.sql"),
+    include_str!("../../migrations/postgres/V9__grants.sql"),
 ];
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);
 

@@ -21,7 +21,8 @@ use crate::{
 };
 
 const COLUMNS: &str = "id, user_key, device_id, client_label, token, previous_token,
-     previous_until_ms, resume_token, generation, created_at_ms, expires_at_ms, last_seen_at_ms";
+     previous_until_ms, resume_token, generation, created_at_ms, expires_at_ms, last_seen_at_ms,
+     edge_grant";
 
 /// The class of advisory locks on users; the writer's lock is of the other kind and cannot meet them.
 const USER_LOCKS: i32 = 1;
@@ -82,7 +83,8 @@ impl PostgresStore {
             "UPDATE sessions SET
                  previous_token = token, previous_until_ms = $1, token = $2, resume_token = $3,
                  generation = generation + 1, last_seen_at_ms = $4,
-                 expires_at_ms = least($4::bigint + $5::bigint, created_at_ms + $6::bigint)
+                 expires_at_ms = least($4::bigint + $5::bigint, created_at_ms + $6::bigint),
+                 edge_grant = coalesce($8, edge_grant)
              WHERE resume_token = $7 AND expires_at_ms > $4 AND created_at_ms + $6 > $4
              RETURNING {COLUMNS}"
         );
@@ -98,6 +100,7 @@ impl PostgresStore {
                     &(with.ttl_ms as i64),
                     &(with.max_age_ms as i64),
                     &hash(&with.used),
+                    &with.grant,
                 ],
             )
             .await?;
@@ -292,7 +295,8 @@ async fn remember_credential(
 
 async fn insert(tx: &Transaction<'_>, row: &SessionRow) -> Result<()> {
     let sql = format!(
-        "INSERT INTO sessions ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+        "INSERT INTO sessions ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+             $13)"
     );
     tx.execute(
         &sql,
@@ -309,6 +313,7 @@ async fn insert(tx: &Transaction<'_>, row: &SessionRow) -> Result<()> {
             &(row.created_at_ms as i64),
             &(row.expires_at_ms as i64),
             &(row.last_seen_at_ms as i64),
+            &row.grant,
         ],
     )
     .await?;
@@ -382,6 +387,7 @@ fn session_row(row: &Row) -> Result<SessionRow> {
         created_at_ms: number(row, 9),
         expires_at_ms: number(row, 10),
         last_seen_at_ms: number(row, 11),
+        grant: row.get(12),
     })
 }
 

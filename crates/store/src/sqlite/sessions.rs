@@ -15,7 +15,8 @@ use crate::{
 };
 
 const COLUMNS: &str = "id, user_key, device_id, client_label, token, previous_token,
-     previous_until_ms, resume_token, generation, created_at_ms, expires_at_ms, last_seen_at_ms";
+     previous_until_ms, resume_token, generation, created_at_ms, expires_at_ms, last_seen_at_ms,
+     edge_grant";
 
 impl SqliteStore {
     pub(crate) async fn insert_auth_token(&self, row: AuthTokenRow) -> Result<()> {
@@ -55,7 +56,8 @@ impl SqliteStore {
                 "UPDATE sessions SET
                      previous_token = token, previous_until_ms = ?1, token = ?2, resume_token = ?3,
                      generation = generation + 1, last_seen_at_ms = ?4,
-                     expires_at_ms = min(?4 + ?5, created_at_ms + ?6)
+                     expires_at_ms = min(?4 + ?5, created_at_ms + ?6),
+                     edge_grant = coalesce(?8, edge_grant)
                  WHERE resume_token = ?7 AND expires_at_ms > ?4 AND created_at_ms + ?6 > ?4
                  RETURNING {COLUMNS}"
             );
@@ -69,6 +71,7 @@ impl SqliteStore {
                         with.ttl_ms as i64,
                         with.max_age_ms as i64,
                         with.used.as_bytes(),
+                        with.grant,
                     ],
                     |row| Ok(session_row(row)),
                 )
@@ -268,7 +271,8 @@ fn remember_credential(
 
 fn insert(conn: &Connection, row: &SessionRow) -> Result<()> {
     let sql = format!(
-        "INSERT INTO sessions ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+        "INSERT INTO sessions ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
+             ?13)"
     );
     conn.prepare_cached(&sql)?.execute(params![
         row.id.as_bytes(),
@@ -283,6 +287,7 @@ fn insert(conn: &Connection, row: &SessionRow) -> Result<()> {
         row.created_at_ms as i64,
         row.expires_at_ms as i64,
         row.last_seen_at_ms as i64,
+        row.grant,
     ])?;
     Ok(())
 }
@@ -362,6 +367,7 @@ fn session_row(row: &Row<'_>) -> Result<SessionRow> {
         created_at_ms: number(row, 9)?,
         expires_at_ms: number(row, 10)?,
         last_seen_at_ms: number(row, 11)?,
+        grant: row.get(12)?,
     })
 }
 

@@ -216,6 +216,8 @@ async fn block(store: &Store, by: u8, whom: u8) {
         contacts: vec![user(whom)],
         add: true,
         max: 2,
+        tell: Vec::new(),
+        at_ms: 0,
     };
     assert!(matches!(store.change_contacts(change).await.unwrap(), ContactOutcome::Done(_)));
 }
@@ -242,6 +244,8 @@ pub async fn blocks_hold_in_both_directions(place: Place) {
         contacts: vec![user(5), user(6)],
         add: true,
         max: 3,
+        tell: Vec::new(),
+        at_ms: 0,
     };
     assert_eq!(store.change_contacts(too_many).await.unwrap(), ContactOutcome::TooMany);
     store.close().await;
@@ -351,6 +355,7 @@ pub async fn retention_waits_for_readers_unless_told_otherwise(place: Place) {
             created_at_ms: 1,
             expires_at_ms: 20_000,
             last_seen_at_ms: 1,
+            grant: None,
         },
         proof: ProofFacts::Fresh,
         credential: None,

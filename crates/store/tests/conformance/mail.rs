@@ -8,7 +8,7 @@ use relay_proto::{
 use relay_store::{
     Store,
     chat::{
-        CreateOutcome, Fetch, Gate, GovernOutcome, Governing, MailTake, NewConversation,
+        BlockHeard, ContactChange, ContactKind, ContactOutcome, CreateOutcome, Fetch, Gate, GovernOutcome, Governing, MailTake, NewConversation,
         NewKeyPackage, Place as Found, Publish, PushTarget,
     },
 };
@@ -71,9 +71,9 @@ pub async fn other_homes_are_told_in_order(place: Place) {
     let mail = store.waiting_mail(Vec::new(), 10).await.unwrap();
     let conv_id = conv("room");
     let expected = [
-        Mail::Joined { conv_id: conv_id.clone() },
+        Mail::Joined { conv_id: conv_id.clone(), by: Some(user(1)) },
         Mail::Left { conv_id: conv_id.clone() },
-        Mail::Joined { conv_id },
+        Mail::Joined { conv_id, by: Some(user(1)) },
     ];
     let told: Vec<Mail> = mail.iter().map(|item| item.mail.clone()).collect();
     assert_eq!(told, expected);
@@ -95,7 +95,7 @@ pub async fn other_homes_are_told_in_order(place: Place) {
 pub async fn mail_is_taken_once(place: Place) {
     let store = place.open().await;
     let item = |n, mail| NumberedMail { n, user_id: user(2), mail };
-    let joined = |name| Mail::Joined { conv_id: conv(name) };
+    let joined = |name| Mail::Joined { conv_id: conv(name), by: None };
     let left = |name| Mail::Left { conv_id: conv(name) };
     let done = store.take_mail(take(Some("home-a"), vec![item(5, joined("x"))])).await.unwrap();
     assert_eq!(done.taken, [], "nobody of this name lives here");
@@ -222,4 +222,73 @@ pub async fn devices_are_pushed_to_where_they_said_last(place: Place) {
     assert_eq!(found, Some(target("https://two.example")));
     store.set_push(user(2), device(), None, 2).await.unwrap();
     assert_eq!(store.push_targets(conv("room")).await.unwrap(), []);
+}
+
+fn block(by: u8, whom: u8, add: bool) -> ContactChange {
+    ContactChange {
+        user: user(by),
+        kind: ContactKind::Block,
+        contacts: vec![user(whom)],
+        add,
+        max: 10,
+        tell: vec![user(whom)],
+        at_ms: 1_000,
+    }
+}
+
+/// Who is blocked by somebody of another home is blocked here; their home is told in the order of the changes.
+pub async fn blocks_are_told_and_kept_elsewhere(place: Place) {
+    let store = place.open().await;
+    store.add_home_user(user(1), 1).await.unwrap();
+    for add in [true, true, false] {
+        let done = store.change_contacts(block(1, 2, add)).await.unwrap();
+        assert_eq!(done, ContactOutcome::Done(u64::from(add)));
+    }
+    store.change_contacts(block(1, 1, true)).await.unwrap();
+    let told = store.waiting_mail(Vec::new(), 10).await.unwrap();
+    let told: Vec<_> = told.iter().map(|item| (item.user_id, item.mail.clone())).collect();
+    let expected = |is_blocked| (user(2), Mail::Blocked { by: user(1), is_blocked });
+    assert_eq!(told, [expected(true), expected(false)], "once each, and nothing to who lives here");
+
+    let heard = |n, is_blocked| NumberedMail {
+        n,
+        user_id: user(1),
+        mail: Mail::Blocked { by: user(5), is_blocked },
+    };
+    let joined = |n, name: &str, by| NumberedMail {
+        n,
+        user_id: user(1),
+        mail: Mail::Joined { conv_id: conv(name), by: Some(user(by)) },
+    };
+    let items = vec![heard(1, true), joined(2, "x", 5), joined(3, "y", 6)];
+    for round in 0..2 {
+        let done = store.take_mail(take(Some("home-a"), items.clone())).await.unwrap();
+        let block = BlockHeard { by: user(5), user: user(1), is_blocked: true };
+        assert_eq!(done.blocks, if round == 0 { vec![block] } else { Vec::new() });
+        assert_eq!(done.taken.len(), 3);
+    }
+    let found = |name| store.conversation_place(conv(name), user(1));
+    assert_eq!(found("x").await.unwrap(), Found::Unknown, "brought in by who is blocked");
+    assert_eq!(found("y").await.unwrap(), Found::At("home-a".into()));
+    let both = store.users_with("home-a".into(), vec![user(1), user(2)]).await.unwrap();
+    assert_eq!(both, [user(1)], "only who lives here and is in a conversation there");
+    assert_eq!(store.users_with("home-b".into(), vec![user(1)]).await.unwrap(), []);
+    let refused = NewConversation {
+        conv: conv("room"),
+        profile: Profile::Opaque,
+        kind: ConvKind::Room,
+        home: "home-a".into(),
+        creator: user(1),
+        members: vec![user(5)],
+        at_ms: 1_000,
+        max_members: 100,
+        max_per_user: 100,
+        mail: true,
+    };
+    let create = || store.create_conversation(refused.clone());
+    assert_eq!(create().await.unwrap(), CreateOutcome::Blocked);
+    store.take_mail(take(Some("home-a"), vec![heard(4, false)])).await.unwrap();
+    assert_eq!(create().await.unwrap(), CreateOutcome::Created);
+    assert_eq!(store.members_away(conv("room")).await.unwrap(), [user(5)]);
+    store.close().await;
 }

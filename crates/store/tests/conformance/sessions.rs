@@ -37,6 +37,7 @@ fn session(n: u8, user: NodeId, on: &str, proof: ProofFacts) -> NewSession {
         created_at_ms: 1_000 + u64::from(n),
         expires_at_ms: 5_000,
         last_seen_at_ms: 1_000 + u64::from(n),
+        grant: Some(format!("grant {n}")),
     };
     let limits = SessionLimits { per_user: 3, per_device: 2 };
     NewSession { row, proof, credential: None, limits }
@@ -107,6 +108,7 @@ pub async fn a_resume_token_is_good_once(place: Place) {
         ttl_ms: 3_500,
         grace_ms: 30,
         max_age_ms: 4_000,
+        grant: None,
     };
     let tries = (2..12).map(|n| {
         let store = store.clone();
@@ -117,6 +119,7 @@ pub async fn a_resume_token_is_good_once(place: Place) {
     let [row] = &results[..] else { panic!("one of them gets it: {results:?}") };
     assert_eq!((row.id, row.generation, row.last_seen_at_ms), (id(1), 1, 2_000));
     assert_eq!(row.previous, Some((hash(1), 2_030)));
+    assert_eq!(row.grant.as_deref(), Some("grant 1"), "it stays until another comes");
     assert_eq!(row.expires_at_ms, 5_001, "no longer than its greatest age");
     assert_eq!(
         store.find_session(hash(1)).await.unwrap().as_ref(),
@@ -125,6 +128,10 @@ pub async fn a_resume_token_is_good_once(place: Place) {
     );
     assert_eq!(store.find_session(row.token).await.unwrap().as_ref(), Some(row));
     assert_eq!(store.resume_session(resumption(1, 50)).await.unwrap(), None);
+    let newer = Some("a newer grant".to_owned());
+    let again = Resumption { used: row.resume, grant: newer.clone(), ..resumption(0, 60) };
+    assert_eq!(store.resume_session(again).await.unwrap().unwrap().grant, newer);
+    assert_eq!(store.find_session(hash(60)).await.unwrap().unwrap().grant, newer);
     store.close().await;
 }
 
