@@ -9,8 +9,12 @@ use std::{
 
 use relay_core::failure::store_problem;
 use relay_proto::{
-    NodeId, Problem, RelayId,
-    conv::{Mail, NumberedMail},
+    Code, NodeId, Problem, RelayId,
+    auth::DeviceId,
+    conv::{
+        Caller, ConvId, Mail, NumberedMail, Request, UserRef,
+        request::{Act, Members},
+    },
 };
 use relay_store::chat::{BlockHeard, MailTake, MailTaken};
 use serde::{Deserialize, Serialize};
@@ -29,6 +33,8 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const MAX_DEFERRED: usize = 256;
 /// Mail that nobody took for so long is deleted, milliseconds.
 const KEPT_MS: u64 = 30 * 86_400_000;
+/// What a user's home is called where it acts for them.
+const HOME_DEVICE: &str = "home";
 /// How often somebody looks without being told.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -39,9 +45,12 @@ pub struct MailBag {
 }
 
 /// Whose mail of which numbers was taken.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct MailReceipt {
     pub taken: Vec<(NodeId, u64)>,
+    /// Of these: who is not to be in the conversation that they were brought into.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<(NodeId, u64)>,
 }
 
 type Deferred = HashMap<NodeId, (Instant, Duration)>;
@@ -69,13 +78,13 @@ impl Node {
             max_per_user: config.convs_per_user,
         };
         let taken = self.store.take_mail(take).await.map_err(|error| store_problem(&error))?;
-        let MailTaken { mut taken, delivered, blocks } = taken;
+        let MailTaken { mut taken, delivered, blocks, refused } = taken;
         delivered.iter().for_each(|post| self.inboxes.publish(post));
         for BlockHeard { by, user, is_blocked } in blocks {
             self.presence.note_block(by, user, is_blocked);
         }
         taken.extend(disbelieved);
-        Ok(MailReceipt { taken })
+        Ok(MailReceipt { taken, refused })
     }
 
     /// The mail that `source` may speak of, and that which it may not: who blocks whom is said by the home of whoever
@@ -217,10 +226,18 @@ async fn bring(
     for (home, items) in bags {
         for items in parts(items) {
             let users: Vec<NodeId> = items.iter().map(|item| item.user_id).collect();
-            let receipt = send(node, &home, items).await.unwrap_or_else(|problem| {
+            let joined: HashMap<(NodeId, u64), ConvId> = items.iter().filter_map(joined).collect();
+            let mut receipt = send(node, &home, items).await.unwrap_or_else(|problem| {
                 tracing::debug!(%problem, %home, "mail waits for a user's home");
-                MailReceipt { taken: Vec::new() }
+                MailReceipt::default()
             });
+            for refused in std::mem::take(&mut receipt.refused) {
+                let Some(conv) = joined.get(&refused) else { continue };
+                if let Err(problem) = take_out(node, refused.0, &home, conv).await {
+                    tracing::debug!(%problem, %home, "somebody is not taken out yet");
+                    receipt.taken.retain(|taken| *taken != refused);
+                }
+            }
             for user in users {
                 if receipt.taken.iter().any(|(known, _)| *known == user) {
                     deferred.remove(&user);
@@ -243,6 +260,27 @@ async fn send(
 ) -> Result<MailReceipt, Problem> {
     let carried = Carried::post_value("/v1/homes/mail", &MailBag { items })?;
     node.ask_for(home, &carried, None).await
+}
+
+/// The conversation that mail brings its user into.
+fn joined(item: &NumberedMail) -> Option<((NodeId, u64), ConvId)> {
+    match &item.mail {
+        Mail::Joined { conv_id, .. } => Some(((item.user_id, item.n), conv_id.clone())),
+        _ => None,
+    }
+}
+
+/// A user's home says that they are not to be in a conversation: they leave it.
+async fn take_out(node: &Node, user: NodeId, home: &RelayId, conv: &ConvId) -> Result<(), Problem> {
+    let Some(device) = DeviceId::new(HOME_DEVICE) else { return Ok(()) };
+    let caller = Caller { user, device, gateway: home.to_string(), grant: None };
+    let target = Members { conv_id: conv.clone(), members: Some(vec![UserRef(user)]) };
+    let asked = Request::Govern { act: Act::Remove, target };
+    match node.conversations.serve(caller, asked).await {
+        // They are out already, or nobody can take them out.
+        Err(problem) if problem.code == Code::Forbidden => Ok(()),
+        answered => answered.map(|_| ()),
+    }
 }
 
 /// Mail in portions that fit into one message, in its order.

@@ -55,6 +55,8 @@ pub struct MailTaken {
     /// What lies in inboxes now.
     pub delivered: Vec<InboxPost>,
     pub blocks: Vec<BlockHeard>,
+    /// Who is not to be in the conversation that the mail of this number brings them into.
+    pub refused: Vec<(NodeId, u64)>,
 }
 
 /// Somebody who lives elsewhere blocks a user who lives here, or does so no longer.
@@ -237,6 +239,10 @@ async fn take_all<S: Sql>(sql: &S, take: &MailTake) -> Result<MailTaken> {
             let delivered = apply(sql, take, item, &mut done.blocks).await?;
             done.delivered.extend(delivered);
         }
+        // Whether it comes for the first time or again: the answer may have been lost.
+        if is_refused(sql, take, item).await? {
+            done.refused.push((item.user_id, item.n));
+        }
         done.taken.push((item.user_id, item.n));
     }
     Ok(done)
@@ -270,14 +276,10 @@ async fn apply<S: Sql>(
             blocks.push(heard);
             Ok(Vec::new())
         }
-        (Mail::Joined { conv_id, by }, Some(source)) => {
-            // The conversation's home may not have known it.
-            if let Some(by) = by
-                && blocked(sql, by, user).await?
-            {
-                return Ok(Vec::new());
+        (Mail::Joined { conv_id, .. }, Some(source)) => {
+            if !is_refused(sql, take, item).await? {
+                add_route(sql, user, conv_id, source, take.max_per_user).await?;
             }
-            add_route(sql, user, conv_id, source, take.max_per_user).await?;
             Ok(Vec::new())
         }
         (Mail::Left { conv_id }, Some(source)) => {
@@ -315,6 +317,15 @@ async fn apply<S: Sql>(
             let body = rejoin_body(conv_id, &home, user_id, device_id);
             tell_devices(sql, user, &body, take.at_ms, take.max_inbox).await
         }
+    }
+}
+
+/// Whether it tells of a user that somebody brought them into a conversation who blocks them, or whom they block: the
+/// conversation's home may not have known.
+async fn is_refused<S: Sql>(sql: &S, take: &MailTake, item: &NumberedMail) -> Result<bool> {
+    match (&item.mail, &take.source) {
+        (Mail::Joined { by: Some(by), .. }, Some(_)) => blocked(sql, by, &item.user_id).await,
+        _ => Ok(false),
     }
 }
 

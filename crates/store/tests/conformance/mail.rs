@@ -8,8 +8,9 @@ use relay_proto::{
 use relay_store::{
     Store,
     chat::{
-        BlockHeard, ContactChange, ContactKind, ContactOutcome, CreateOutcome, Fetch, Gate, GovernOutcome, Governing, MailTake, NewConversation,
-        NewKeyPackage, Place as Found, Publish, PushTarget,
+        BlockHeard, ContactChange, ContactKind, ContactOutcome, CreateOutcome, Fetch, Gate,
+        GovernOutcome, Governing, MailTake, NewConversation, NewKeyPackage, Place as Found,
+        Publish, PushTarget,
     },
 };
 
@@ -266,6 +267,7 @@ pub async fn blocks_are_told_and_kept_elsewhere(place: Place) {
         let block = BlockHeard { by: user(5), user: user(1), is_blocked: true };
         assert_eq!(done.blocks, if round == 0 { vec![block] } else { Vec::new() });
         assert_eq!(done.taken.len(), 3);
+        assert_eq!(done.refused, [(user(1), 2)], "as often as it is asked");
     }
     let found = |name| store.conversation_place(conv(name), user(1));
     assert_eq!(found("x").await.unwrap(), Found::Unknown, "brought in by who is blocked");
