@@ -120,8 +120,9 @@ pub trait Link: Send + Sync + fmt::Debug {
         drop(tokio::spawn(work));
     }
 
-    /// Asks the other side to move, lets what is under way finish within `within`, and closes.
-    fn drain(&self, reason: &str, within: Duration);
+    /// Asks the other side to move, lets what is under way finish within `within`, and closes. Where it comes back
+    /// to this one, it is asked to do so at a random moment within `reconnect_after` of the end.
+    fn drain(&self, reason: &str, within: Duration, reconnect_after: Duration);
 
     /// Closes now.
     fn close(&self, reason: &str);

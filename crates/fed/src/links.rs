@@ -210,7 +210,7 @@ impl Links {
         drop(arrival);
         handle.tell_up();
         if self.0.stop.is_cancelled() {
-            handle.drain("stopping", GRACE);
+            handle.drain("stopping", GRACE, apart(1));
         }
         let end = Box::pin(driver.run()).await;
         self.note_end(&relay, &end);
@@ -259,8 +259,9 @@ impl Links {
     pub async fn shutdown(&self, within: Duration) {
         self.0.stop.cancel();
         let open: Vec<Handle> = self.accepted().links.values().cloned().collect();
+        let apart = apart(open.len());
         for link in open {
-            link.drain("stopping", within);
+            link.drain("stopping", within, apart);
         }
         self.0.tasks.close();
         // Draining ends each link within its time; handshakes end by themselves.
@@ -293,6 +294,15 @@ impl Drop for Ticket {
         let mut accepted = self.0.accepted();
         accepted.count = accepted.count.saturating_sub(1);
     }
+}
+
+/// Over how long so many relays are asked to spread their coming back: a hub that is started again takes fifty in
+/// a second without breaking into a sweat, and who has three does not want to wait for one.
+fn apart(links: usize) -> Duration {
+    const EACH: Duration = Duration::from_millis(20);
+    const LEAST: Duration = Duration::from_millis(500);
+    const MOST: Duration = Duration::from_secs(30);
+    EACH.saturating_mul(u32::try_from(links).unwrap_or(u32::MAX)).clamp(LEAST, MOST)
 }
 
 /// The time for saying goodbye.
@@ -351,4 +361,17 @@ impl Counters {
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_relays_come_back_spread_and_few_at_once() {
+        assert_eq!(apart(0), Duration::from_millis(500));
+        assert_eq!(apart(3), Duration::from_millis(500));
+        assert_eq!(apart(1_000), Duration::from_secs(20));
+        assert_eq!(apart(usize::MAX), Duration::from_secs(30));
+    }
 }

@@ -58,6 +58,7 @@ on_each_store![
     retention::expired_events_go,
     retention::old_events_go_and_the_cursor_knows,
     retention::the_oldest_bytes_go,
+    retention::what_was_read_before_is_gone_too,
     retention::old_versions_go_and_the_latest_stays,
     retention::a_seq_is_never_used_twice,
     leases::grants_are_kept_and_tokens_grow,

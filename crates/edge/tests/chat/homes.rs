@@ -459,7 +459,6 @@ async fn contacts_of_other_homes_see_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "after some restarts of the home the link is not back within 20 s, and the cause is not found yet"]
 async fn relays_that_are_restarted_at_random_lose_nothing() {
     const ROUNDS: u64 = 6;
     const EACH: u64 = 15;

@@ -232,10 +232,10 @@ impl Link for Handle {
         }
     }
 
-    fn drain(&self, reason: &str, within: Duration) {
+    fn drain(&self, reason: &str, within: Duration, reconnect_after: Duration) {
         let now = self.0.now();
         let mut inner = self.0.lock();
-        inner.session.drain(reason, within);
+        inner.session.drain(reason, reconnect_after);
         inner.drain_until = Some(now + within);
         drop(inner);
         self.0.wake();

@@ -270,7 +270,7 @@ impl Keeper {
             Action::Drain(hub) => {
                 if let Some(up) = self.up.get(&hub) {
                     up.handle.tell_moving();
-                    up.handle.drain("moved", self.target.drain);
+                    up.handle.drain("moved", self.target.drain, Duration::ZERO);
                 }
             }
         }
@@ -354,10 +354,11 @@ impl Keeper {
 
     /// Drains what is up and awaits every task.
     async fn stop(mut self) {
+        let within = self.target.drain.min(Duration::from_secs(5));
         for up in self.up.values() {
-            up.handle.drain("stopping", self.target.drain.min(Duration::from_secs(5)));
+            up.handle.drain("stopping", within, Duration::ZERO);
         }
-        let most = self.target.drain.min(Duration::from_secs(5)) + super::GRACE;
+        let most = within + super::GRACE;
         let _ = tokio::time::timeout(most, self.links_end()).await;
         // Dials that are under way have nothing to finish.
         self.work.shutdown().await;

@@ -387,7 +387,7 @@ impl Link for End {
         })
     }
 
-    fn drain(&self, _reason: &str, _within: Duration) {
+    fn drain(&self, _reason: &str, _within: Duration, _reconnect_after: Duration) {
         self.draining.store(true, SeqCst);
     }
 

@@ -19,6 +19,8 @@ use crate::{
     files, output, prompt,
 };
 
+mod backup;
+
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub struct Keys {
@@ -122,28 +124,41 @@ Examples:
         #[arg(long)]
         dry_run: bool,
     },
-    /// Write a key under a passphrase, to be kept elsewhere
+    /// Write a key to be kept elsewhere: a file under a passphrase, or 24 words for paper
     #[command(after_help = "\
 Examples:
   relay keys backup --out relay-key.backup
-  relay keys backup ci --out ci.backup --passphrase-file pass.txt")]
+  relay keys backup ci --out ci.backup --passphrase-file pass.txt
+  relay keys backup --phrase")]
     Backup {
         /// A name among your keys, or a path
         #[arg(add = complete::key_names())]
         #[arg(id = "which", value_name = "KEY", default_value = "default")]
         key: String,
-        /// A new file
-        #[arg(long, value_name = "PATH")]
-        out: PathBuf,
+        /// A new file, under a passphrase
+        #[arg(long, value_name = "PATH", required_unless_present = "phrase")]
+        out: Option<PathBuf>,
+        /// Print the key as 24 words (BIP 39), to be written down
+        #[arg(long, conflicts_with = "out")]
+        phrase: bool,
     },
     /// Take a key from its backup, once it has proved that it signs
     #[command(after_help = "\
 Examples:
   relay keys recover relay-key.backup
-  relay keys recover ci.backup --name ci --passphrase-file pass.txt")]
+  relay keys recover ci.backup --name ci --passphrase-file pass.txt
+  relay keys recover --phrase
+  relay keys recover --phrase-file -")]
     Recover {
         /// What `keys backup` wrote
-        path: PathBuf,
+        #[arg(required_unless_present_any = ["phrase", "phrase_file"])]
+        path: Option<PathBuf>,
+        /// Ask for the 24 words
+        #[arg(long, conflicts_with_all = ["path", "phrase_file"])]
+        phrase: bool,
+        /// File with the 24 words; - is stdin
+        #[arg(long, value_name = "PATH", conflicts_with = "path")]
+        phrase_file: Option<PathBuf>,
         /// Its name among your keys
         #[arg(long, default_value = "default")]
         name: String,
@@ -185,8 +200,14 @@ impl Keys {
             Verb::Export { key, form, out } => write(app, &path_of(&key)?, form, out),
             Verb::Convert { path, form, out } => write(app, &path, form, out),
             Verb::Rotate { to, dry_run } => rotate(app, &to, dry_run).await,
-            Verb::Backup { key, out } => backup(app, &path_of(&key)?, &out),
-            Verb::Recover { path, name } => recover(app, &path, &name),
+            Verb::Backup { key, out, .. } => {
+                let path = path_of(&key)?;
+                out.map_or_else(|| backup::words(app, &path), |out| backup::file(app, &path, &out))
+            }
+            Verb::Recover { path, phrase_file, name, .. } => match path {
+                Some(path) => backup::recover(app, &app.load_key(&path)?, &name),
+                None => backup::recover(app, &backup::from_words(app, phrase_file)?, &name),
+            },
             Verb::Verify { key } => verify(app, &path_of(&key)?),
         }
     }
@@ -344,34 +365,6 @@ fn rotation(old: &Signer, new: &Signer) -> Result<relay_proto::Event, relay_clie
     tags.push(["delegate", &new.node_id().to_string()]);
     let content = json!({ "proof": hex::encode(new.sign(text.as_bytes())?) }).to_string();
     old.sign_event(&Draft { kind: reserved::KEY_ROTATION, created_at_ns, tags, content })
-}
-
-fn backup(app: &App, path: &Path, out: &Path) -> Outcome {
-    let key = app.load_key(path)?;
-    let failed = |error: keys::KeyFileError| Failure::failed(error.to_string());
-    let phrase = new_passphrase(app, true)?.filter(|phrase| !phrase.is_empty());
-    let phrase = phrase.ok_or_else(|| Failure::usage("a backup needs a passphrase"))?;
-    let text = keys::to_openssh(&key, "backup", Some(phrase.as_str())).map_err(failed)?;
-    // Read back before it is relied on.
-    let read = keys::parse(text.as_bytes(), || Some(phrase)).map_err(failed)?;
-    if read.node_id() != key.node_id() {
-        return Err(Failure::failed("the backup does not give the key back"));
-    }
-    save_new(out, text.as_bytes())?;
-    app.notice(&format!("wrote {}; whoever has it and its passphrase has the key", out.display()));
-    told(app, &key, out)
-}
-
-fn recover(app: &App, path: &Path, name: &str) -> Outcome {
-    let target = place(name)?;
-    let key = app.load_key(path)?;
-    // Signing verifies what was signed.
-    let draft = Draft { created_at_ns: unix_ns(), ..Draft::default() };
-    draft.sign(&key).map_err(|error| Failure::failed(format!("the key does not sign: {error}")))?;
-    let text = keys::to_openssh(&key, "", None).map_err(|e| Failure::failed(e.to_string()))?;
-    save_new(&target, text.as_bytes())?;
-    app.notice(&format!("wrote {}", target.display()));
-    told(app, &key, &target)
 }
 
 fn verify(app: &App, path: &Path) -> Outcome {

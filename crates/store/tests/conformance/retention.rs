@@ -104,6 +104,39 @@ pub async fn the_oldest_bytes_go(place: Place) {
     store.close().await;
 }
 
+pub async fn what_was_read_before_is_gone_too(place: Place) {
+    let store = place.open().await;
+    let events: Vec<_> = (0..400).map(|n| event(1, 1, n, &[&["t", "x"]], "read")).collect();
+    let by_tag = Filter { tags: vec![("t".into(), vec!["x".into()])], ..Filter::default() };
+    let by_author = Filter { authors: vec![author(1)], kinds: vec![1], ..Filter::default() };
+    let by_id = Filter { ids: vec![events[0].id(), events[399].id()], ..Filter::default() };
+    let queries = [by_tag, by_author, by_id].map(|filter| EventQuery {
+        filters: vec![filter],
+        limit: 1_000,
+        ..all(&["default"])
+    });
+    // Half of it while newer events have not come, half with them: index entries in memory, and in the tables.
+    for (some, at) in [(&events[..200], 1_000), (&events[200..], 1_001)] {
+        store_all(&store, some, at).await;
+        for query in &queries {
+            let first = seqs(&store, query.clone()).await;
+            assert_eq!(seqs(&store, query.clone()).await, first, "twice the same");
+        }
+    }
+    let policy = Retention { received_before_ns: Some(1_001), ..Retention::default() };
+    assert_eq!(prune(&store, policy).await, 200);
+    let left: Vec<u64> = (201..=400).collect();
+    assert_eq!(seqs(&store, queries[0].clone()).await, left);
+    assert_eq!(seqs(&store, queries[1].clone()).await, left);
+    assert_eq!(seqs(&store, queries[2].clone()).await, [400]);
+    let policy = Retention { received_before_ns: Some(1_002), ..Retention::default() };
+    assert_eq!(prune(&store, policy).await, 200);
+    for query in &queries {
+        assert!(seqs(&store, query.clone()).await.is_empty());
+    }
+    store.close().await;
+}
+
 pub async fn old_versions_go_and_the_latest_stays(place: Place) {
     let store = place.open().await;
     let version = |d: &str, at: u64| event(1, 30_001, at, &[&["d", d]], "");
