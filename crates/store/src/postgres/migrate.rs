@@ -18,6 +18,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/postgres/V7__social.sql"),
     include_str!("../../migrations/postgres/V8__homes.sql"),
     include_str!("../../migrations/postgres/V9__grants.sql"),
+    include_str!("../../migrations/postgres/V10__kind_index.sql"),
 ];
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);
 

@@ -36,7 +36,9 @@ const REST: &str = "e.created_at_ns >= s.since AND e.created_at_ns <= s.until
 
 const AUTHOR: &str = "events e WHERE e.ns = s.ns AND e.author = s.author AND e.kind = s.kind
     AND e.superseded = s.superseded";
-const KIND: &str = "events e WHERE e.ns = s.ns AND e.kind = s.kind AND e.superseded = s.superseded";
+/// `kind >= 0` names the index, see V10.
+const KIND: &str = "events e WHERE e.ns = s.ns AND e.kind = s.kind AND e.kind >= 0
+    AND e.superseded = s.superseded";
 const TAG: &str = "event_tags t JOIN events e ON e.seq = t.seq
     WHERE t.tag = s.number AND t.superseded = s.superseded
     AND t.created_at_ns >= s.since AND t.created_at_ns <= s.until";
@@ -172,9 +174,9 @@ pub(super) const KINDS: &str = "
     SELECT s.at, k.kind FROM unnest($1::int[], $2::int[]) WITH ORDINALITY AS s (ns, author, at)
     CROSS JOIN LATERAL (
         WITH RECURSIVE k AS (
-            (SELECT e.kind FROM events e WHERE e.ns = s.ns ORDER BY e.kind LIMIT 1)
+            (SELECT e.kind FROM events e WHERE e.ns = s.ns AND e.kind >= 0 ORDER BY e.kind LIMIT 1)
             UNION ALL
-            SELECT (SELECT e.kind FROM events e WHERE e.ns = s.ns AND e.kind > k.kind
+            SELECT (SELECT e.kind FROM events e WHERE e.ns = s.ns AND e.kind >= 0 AND e.kind > k.kind
                     ORDER BY e.kind LIMIT 1)
             FROM k WHERE k.kind IS NOT NULL
         ) SELECT kind FROM k WHERE kind IS NOT NULL

@@ -21,6 +21,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/sqlite/V7__social.sql"),
     include_str!("../../migrations/sqlite/V8__homes.sql"),
     include_str!("../../migrations/sqlite/V9__grants.sql"),
+    include_str!("../../migrations/sqlite/V10__kind_index.sql"),
 ];
 
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);

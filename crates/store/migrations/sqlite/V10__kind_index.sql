@@ -1,0 +1,1 @@
+-- A condition on one of PostgreSQL's indexes. SQLite's tables are asked by their names.
