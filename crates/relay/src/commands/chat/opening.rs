@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     app::{App, Target},
+    checks,
     error::{Failure, exit},
     files, prompt,
 };
@@ -37,7 +38,7 @@ pub async fn opened(app: &App) -> Result<Chat, Failure> {
 pub async fn current(app: &App) -> Result<Chat, Failure> {
     let chat = opened(app).await?;
     match tokio::time::timeout(app.timeout(), chat.caught_up()).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => warn_of_clock(app, &chat).await,
         Ok(Err(error)) => return Err(failure(&error, "your chats")),
         Err(_) => app.notice("the relay is not reached; this is what was stored here"),
     }
@@ -49,7 +50,10 @@ pub async fn connected(app: &App) -> Result<Chat, Failure> {
     let chat = opened(app).await?;
     let what = "your chats";
     match tokio::time::timeout(app.timeout(), chat.caught_up()).await {
-        Ok(Ok(())) => Ok(chat),
+        Ok(Ok(())) => {
+            warn_of_clock(app, &chat).await;
+            Ok(chat)
+        }
         Ok(Err(error)) => Err(failure(&error, what)),
         Err(_) => {
             let why = match chat.connection() {
@@ -63,6 +67,23 @@ pub async fn connected(app: &App) -> Result<Chat, Failure> {
         }
     }
 }
+
+/// Says so where this machine's clock is far from the relay's: the keys by which others invite this device are dated, and
+/// are refused then.
+async fn warn_of_clock(app: &App, chat: &Chat) {
+    let Ok(client) = chat.client() else { return };
+    let Ok(probe) = client.probe().await else { return };
+    let found = checks::clock(&probe, CLOCK_S, CLOCK_S);
+    if found.level != checks::Level::Ok {
+        app.notice(&format!(
+            "the clocks of this machine and of the relay are far apart ({}): others may not be able to invite you. Set the wrong one: timedatectl set-ntp true",
+            found.value
+        ));
+    }
+}
+
+/// Clocks may differ so much, as the profile tolerates it.
+const CLOCK_S: f64 = 300.0;
 
 /// The conversation that a person names. One that is not known here may be news that the relay has.
 pub async fn found(app: &App, chat: &Chat, text: &str) -> Result<String, Failure> {
@@ -110,7 +131,8 @@ pub fn profile(target: &Target) -> Result<PathBuf, Failure> {
     Ok(files::state_dir()?.join("chat").join(name))
 }
 
-/// What opens the profile: the passphrase that it asks for, else its key file, made with the profile.
+/// What opens the profile: the passphrase that it asks for, else the key in the keyring, else its key file, made with the
+/// profile.
 pub fn unlock(app: &App, profile: &Path) -> Result<Unlock, Failure> {
     let needs = Chat::needs_passphrase(profile).map_err(|error| failure(&error, "your chats"))?;
     if needs == Some(true) {
@@ -119,6 +141,9 @@ pub fn unlock(app: &App, profile: &Path) -> Result<Unlock, Failure> {
                 .hint("--passphrase-file PATH", "read it from a file")
         })?;
         return Ok(Unlock::Passphrase(passphrase));
+    }
+    if let Some(name) = super::keyring::name(profile) {
+        return super::keyring::lookup(&name, app.timeout()).map(Unlock::Key);
     }
     key_file(profile).map(Unlock::Key)
 }
@@ -158,9 +183,10 @@ pub fn failure(error: &Error, object: &str) -> Failure {
         }
         Error::State(StateError::InUse(_)) => Failure::new(exit::TAKEN, text)
             .hint("relay chat tail --commands", "one program may serve many: see docs/chat.md"),
-        Error::State(StateError::WrongPassphrase | StateError::WrongKey) => {
-            Failure::new(exit::NOT_ALLOWED, text)
-        }
+        Error::State(StateError::WrongPassphrase) => Failure::new(exit::NOT_ALLOWED, text)
+            .hint("--passphrase-file PATH", "read it from a file")
+            .hint("relay device recover", "in a new profile, where it is lost"),
+        Error::State(StateError::WrongKey) => Failure::new(exit::NOT_ALLOWED, text),
         Error::State(_) => Failure::failed(text),
         Error::Refused(Refusal::NoConversation) => Failure::new(exit::NOT_FOUND, text)
             .hint("relay chat ls", "those there are")
