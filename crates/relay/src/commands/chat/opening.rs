@@ -39,7 +39,7 @@ pub async fn current(app: &App) -> Result<Chat, Failure> {
     let chat = opened(app).await?;
     match tokio::time::timeout(app.timeout(), chat.caught_up()).await {
         Ok(Ok(())) => warn_of_clock(app, &chat).await,
-        Ok(Err(error)) => return Err(failure(&error, "your chats")),
+        Ok(Err(error)) => return Err(not_let_in(&chat, &error).await),
         Err(_) => app.notice("the relay is not reached; this is what was stored here"),
     }
     Ok(chat)
@@ -54,7 +54,7 @@ pub async fn connected(app: &App) -> Result<Chat, Failure> {
             warn_of_clock(app, &chat).await;
             Ok(chat)
         }
-        Ok(Err(error)) => Err(failure(&error, what)),
+        Ok(Err(error)) => Err(not_let_in(&chat, &error).await),
         Err(_) => {
             let why = match chat.connection() {
                 relay_chat::views::Connection::Offline { why, .. } => why,
@@ -72,15 +72,32 @@ pub async fn connected(app: &App) -> Result<Chat, Failure> {
 /// are refused then.
 async fn warn_of_clock(app: &App, chat: &Chat) {
     let Ok(client) = chat.client() else { return };
-    let Ok(probe) = client.probe().await else { return };
-    let found = checks::clock(&probe, CLOCK_S, CLOCK_S);
-    if found.level != checks::Level::Ok {
-        app.notice(&format!(
-            "the clocks of this machine and of the relay are far apart ({}): others may not be able to invite you. Set the wrong one: timedatectl set-ntp true",
-            found.value
-        ));
+    if let Some(told) = clock_off(&client).await {
+        app.notice(&format!("{told}: others may not be able to invite you. {SET_CLOCK}"));
     }
 }
+
+/// Why the relay does not let this device in, and whether it is for the clock: sessions are dated too.
+async fn not_let_in(chat: &Chat, error: &Error) -> Failure {
+    let failure = failure(error, "your chats");
+    let Ok(me) = chat.me() else { return failure };
+    let client = relay_client::Client::builder(&me.relay_url).and_then(|builder| builder.build());
+    let Ok(client) = client else { return failure };
+    match clock_off(&client).await {
+        Some(told) => failure.fact(format!("{told}. {SET_CLOCK}")),
+        None => failure,
+    }
+}
+
+async fn clock_off(client: &relay_client::Client) -> Option<String> {
+    let probe = client.probe().await.ok()?;
+    let found = checks::clock(&probe, CLOCK_S, CLOCK_S);
+    (found.level != checks::Level::Ok).then(|| {
+        format!("the clocks of this machine and of the relay are far apart ({})", found.value)
+    })
+}
+
+const SET_CLOCK: &str = "Set the wrong one: timedatectl set-ntp true";
 
 /// Clocks may differ so much, as the profile tolerates it.
 const CLOCK_S: f64 = 300.0;
