@@ -77,6 +77,9 @@ struct Args {
 // One thread: what the generator does during a run is little, and the server wants the cores.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
+    if relay_bench::scenario::mls::shown().await? {
+        return Ok(());
+    }
     let args = Args::parse();
     let run = args.run()?;
     let mut tables = Vec::new();

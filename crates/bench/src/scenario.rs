@@ -7,6 +7,7 @@ pub mod fanout;
 pub mod idle;
 pub mod links;
 pub mod locks;
+pub mod mls;
 pub mod queries;
 pub mod social;
 pub mod start;
@@ -75,6 +76,8 @@ pub enum Scenario {
     Links,
     /// The chat gateway: sends, a room of 1000, idle sockets, catching up, through an edge relay.
     Chat,
+    /// The member side of the chat: groups of 50 to 1000, a full profile on the screen, a message and its echo.
+    Mls,
 }
 
 impl Scenario {
@@ -91,6 +94,7 @@ impl Scenario {
             Self::Big => "big",
             Self::Links => "links",
             Self::Chat => "chat",
+            Self::Mls => "mls",
         }
     }
 
@@ -108,6 +112,7 @@ impl Scenario {
             Self::Big => big::rows(run).await,
             Self::Links => links::rows(run).await,
             Self::Chat => chat::rows(run).await,
+            Self::Mls => mls::rows(run).await,
         }
     }
 }

@@ -2,18 +2,17 @@
 
 mod devices;
 mod files;
+mod rooms;
 
 pub use devices::Recovered;
 pub(crate) use devices::keep_vault;
 pub use files::SaveAs;
+pub use rooms::Asking;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use relay_client::Signer;
-use relay_proto::{
-    NodeId,
-    conv::{ConvKind, Role},
-};
+use relay_proto::{NodeId, conv::ConvKind};
 use tokio::{
     sync::{broadcast, mpsc, watch},
     task::JoinHandle,
@@ -21,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    content::{Body, RoomBody},
+    content::Body,
     core::{Core, Events, NewConversation, Part},
     engine::{self, PresenceWish, Shared, Wish, now_ms},
     error::{Error, Refusal, Result},
@@ -380,7 +379,7 @@ impl Chat {
         let home = self.shared.relay_id.borrow().clone().ok_or_else(|| {
             Refusal::Invalid("the relay was not reached yet, so a conversation has no home".into())
         })?;
-        let new = NewConversation { kind, name, users, home };
+        let new = NewConversation { kind, name, users, home, replaces: None };
         let (conv_id, events) = self.shared.on_core(move |core| core.create(new, now_ms())).await?;
         self.done(&conv_id, events).await;
         Ok(conv_id)
@@ -435,50 +434,12 @@ impl Chat {
         self.say(conv_id, body).await
     }
 
-    /// Names a room or says what it is about.
-    ///
-    /// # Errors
-    /// [`Refusal::NotAllowed`], [`Refusal::Dm`].
-    pub async fn set_room(
-        &self,
-        conv_id: &str,
-        name: Option<String>,
-        topic: Option<String>,
-    ) -> Result<i64> {
-        self.say(conv_id, Body::Room(RoomBody { name, topic, ..RoomBody::default() })).await
-    }
-
-    /// Makes somebody an admin, or a plain member again.
-    ///
-    /// # Errors
-    /// [`Refusal::NotAllowed`], [`Refusal::Dm`].
-    pub async fn set_role(&self, conv_id: &str, user: NodeId, role: Role) -> Result<i64> {
-        let roles = Some([(user, role)].into());
-        self.say(conv_id, Body::Room(RoomBody { roles, ..RoomBody::default() })).await
-    }
-
     /// Marks as read up to `seq`, or everything. Others in the conversation are told.
     ///
     /// # Errors
     /// [`Refusal::NoConversation`].
     pub async fn mark_read(&self, conv_id: &str, seq: Option<u64>) -> Result<()> {
         self.act(conv_id, move |core, id| core.mark_read(id, seq, now_ms())).await
-    }
-
-    /// Adds people to a room, with all their devices.
-    ///
-    /// # Errors
-    /// [`Refusal::NotAllowed`], [`Refusal::Dm`].
-    pub async fn invite(&self, conv_id: &str, users: Vec<NodeId>) -> Result<()> {
-        self.act(conv_id, move |core, id| core.invite(id, users, now_ms())).await
-    }
-
-    /// Takes people out of a room.
-    ///
-    /// # Errors
-    /// [`Refusal::NotAllowed`], [`Refusal::Dm`], [`Refusal::NoPerson`].
-    pub async fn remove(&self, conv_id: &str, users: Vec<NodeId>) -> Result<()> {
-        self.act(conv_id, move |core, id| core.remove(id, users, now_ms())).await
     }
 
     /// Answers an invitation with yes.

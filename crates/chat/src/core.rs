@@ -8,9 +8,12 @@
 mod act;
 mod apply;
 mod content;
+mod groups;
 mod invite;
 mod query;
+mod readmit;
 mod rejoin;
+mod revoked;
 #[cfg(test)]
 mod simulation;
 mod step;
@@ -26,9 +29,11 @@ use sha2::{Digest, Sha256};
 use crate::{
     error::{Error, Refusal, Result, StateError},
     mls::{Provider, context::RelayConversation, device::Device, group},
-    store::{ConvRow, MlsStorage, Store, Tx, Unlock},
+    store::{ConvRow, Durability, MlsStorage, Store, Tx, Unlock},
     views::Event,
 };
+
+use groups::Groups;
 
 pub(crate) use act::NewConversation;
 pub(crate) use apply::Applied;
@@ -43,6 +48,7 @@ pub(crate) struct Core {
     store: Store,
     device: Device,
     crypto: RustCrypto,
+    groups: Groups,
 }
 
 /// What a fact led to, for those who watch.
@@ -62,9 +68,7 @@ impl Core {
             Some(saved) => Device::load(&saved)?,
             None => {
                 let device = Device::create(user, now_ms / 1_000)?;
-                store.write(crate::store::Durability::Now, |tx| {
-                    tx.set_meta("device", &device.save())
-                })?;
+                store.write(Durability::Now, |tx| tx.set_meta("device", &device.save()))?;
                 device
             }
         };
@@ -75,7 +79,14 @@ impl Core {
             }
             .into());
         }
-        Ok(Self { store, device, crypto: RustCrypto::default() })
+        let device = match device.renewed(user, now_ms / 1_000)? {
+            Some(renewed) => {
+                store.write(Durability::Now, |tx| tx.set_meta("device", &renewed.save()))?;
+                renewed
+            }
+            None => device,
+        };
+        Ok(Self { store, device, crypto: RustCrypto::default(), groups: Groups::default() })
     }
 
     pub fn device(&self) -> &Device {
@@ -98,11 +109,47 @@ impl Core {
         Provider { storage: MlsStorage::joining(tx, group_id), crypto: &self.crypto }
     }
 
-    /// The group of a conversation that this device is in.
-    fn group(&self, provider: &Provider<'_>, group_id: &[u8; 32]) -> Result<MlsGroup> {
-        group::load(provider, group_id)?
-            .ok_or_else(|| Error::State(StateError::Format("a group's state is missing".into())))
+    /// Runs a transaction. Groups that it used stay in memory if it is committed, and only then.
+    fn write<T>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let in_it = |tx: &Tx<'_>| {
+            self.groups.begin();
+            change(tx)
+        };
+        self.store.write_then(durability, in_it, || self.groups.committed())
     }
+
+    /// Runs something on the group of a conversation that this device is in, inside a transaction of [`write`](Self::write).
+    fn with_group<T>(
+        &self,
+        provider: &Provider<'_>,
+        group_id: &[u8; 32],
+        run: impl FnOnce(&mut MlsGroup) -> Result<T>,
+    ) -> Result<T> {
+        let mut group = match self.groups.take(group_id) {
+            Some(group) => group,
+            None => load(provider, group_id)?,
+        };
+        // After an error it may be another one than what is stored: then it is not given back.
+        let done = run(&mut group)?;
+        self.groups.put(*group_id, group);
+        Ok(done)
+    }
+
+    /// Forgets the group of a conversation that is over.
+    fn forget_group(&self, tx: &Tx<'_>, group_id: &[u8; 32]) -> Result<()> {
+        self.groups.forget(group_id);
+        self.live(tx, group_id).storage.clear()
+    }
+}
+
+/// The group of a conversation that this device is in, as it is stored.
+fn load(provider: &Provider<'_>, group_id: &[u8; 32]) -> Result<MlsGroup> {
+    group::load(provider, group_id)?
+        .ok_or_else(|| Error::State(StateError::Format("a group's state is missing".into())))
 }
 
 /// The row of a conversation that must be there.

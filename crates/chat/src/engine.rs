@@ -5,6 +5,7 @@
 
 mod link;
 pub(crate) mod requests;
+pub(crate) mod revocations;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

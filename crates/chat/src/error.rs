@@ -182,6 +182,8 @@ pub enum Refusal {
     Dm,
     #[error("that is yourself")]
     Yourself,
+    #[error("{0} does not ask to be let in again")]
+    NobodyAsks(String),
     #[error("nothing of this number waits to be sent")]
     NotWaiting,
     #[error("{0}")]

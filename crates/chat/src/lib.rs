@@ -23,11 +23,14 @@ mod core;
 mod engine;
 mod error;
 mod files;
+#[cfg(feature = "measure")]
+#[doc(hidden)]
+pub mod measure;
 mod mls;
 mod store;
 mod vault;
 pub mod views;
 
-pub use chat::{Chat, MessageRange, Options, Recovered, SaveAs, Settings};
+pub use chat::{Asking, Chat, MessageRange, Options, Recovered, SaveAs, Settings};
 pub use error::{Error, Hostile, Refusal, Result, StateError};
 pub use store::Unlock;

@@ -11,6 +11,8 @@ pub(crate) mod context;
 pub(crate) mod device;
 pub(crate) mod group;
 pub(crate) mod info;
+#[cfg(test)]
+mod vectors;
 
 use openmls::prelude::Ciphersuite;
 use openmls_rust_crypto::RustCrypto;

@@ -13,6 +13,7 @@ pub(crate) mod rows;
 mod seal;
 
 use std::{
+    cell::RefCell,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -58,12 +59,28 @@ impl Store {
         durability: Durability,
         change: impl FnOnce(&Tx<'_>) -> Result<T>,
     ) -> Result<T> {
+        self.write_then(durability, change, || {})
+    }
+
+    /// The same; `then` is run once it is committed, before anybody else can write.
+    pub fn write_then<T>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&Tx<'_>) -> Result<T>,
+        then: impl FnOnce(),
+    ) -> Result<T> {
         let mut writer = lock(&self.writer);
         let level = if durability == Durability::Now { "FULL" } else { "NORMAL" };
         writer.pragma_update(None, "synchronous", level)?;
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let done = change(&Tx { sql: &transaction, keys: &self.keys })?;
+        let tx = Tx::new(&transaction, &self.keys);
+        let done = match change(&tx) {
+            Ok(done) => done,
+            // What the disk refused is no fault of the message that the MLS library was working on.
+            Err(error) => return Err(tx.fault.take().unwrap_or(error)),
+        };
         transaction.commit()?;
+        then();
         Ok(done)
     }
 
@@ -71,7 +88,16 @@ impl Store {
     pub fn read<T>(&self, look: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
         let mut reader = lock(&self.reader);
         let transaction = reader.transaction()?;
-        look(&Tx { sql: &transaction, keys: &self.keys })
+        look(&Tx::new(&transaction, &self.keys))
+    }
+
+    /// As if the disk were full from so many pages on; 0 for a disk with room.
+    #[cfg(test)]
+    pub fn cap_pages(&self, pages: u32) {
+        let writer = lock(&self.writer);
+        let present: u32 = writer.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        let most = if pages == 0 { u32::MAX - 1 } else { present + pages };
+        writer.pragma_update(None, "max_page_count", most).unwrap();
     }
 
     /// Changes what opens the profile.
@@ -95,6 +121,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Tx<'a> {
     sql: &'a Connection,
     keys: &'a Keys,
+    /// What went wrong under the MLS library, which tells its own errors only.
+    fault: RefCell<Option<Error>>,
+}
+
+impl<'a> Tx<'a> {
+    fn new(sql: &'a Connection, keys: &'a Keys) -> Self {
+        Self { sql, keys, fault: RefCell::default() }
+    }
 }
 
 impl Tx<'_> {

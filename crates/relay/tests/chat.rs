@@ -116,6 +116,55 @@ fn from_invitation_to_first_message() {
 }
 
 #[test]
+fn a_link_is_enough_to_meet() {
+    let relay = Relay::start();
+    let (alice, bob) = (Person::new(&relay), Person::new(&relay));
+    let link = bob.ok(&["chat", "link", "--as", "bob"]).stdout.trim().to_owned();
+    assert!(link.starts_with("relay-chat-v1.") && !link.contains(char::is_whitespace), "{link}");
+    alice.ok(&["chat", "meet", &link, "hello bob"]);
+    let invited = bob.items(&["chat", "ls"]);
+    assert_eq!(invited[0]["state"], "invited", "{invited:?}");
+    let conv = invited[0]["conv_id"].as_str().unwrap();
+    bob.ok(&["chat", "accept", conv]);
+    bob.ok(&["chat", "send", conv, "hello alice"]);
+    assert_eq!(alice.texts("bob"), ["hello bob", "hello alice"]);
+    let bad = alice.run(&["chat", "meet", "relay-join-v1.e30"]);
+    assert_eq!(bad.code(), 2);
+    assert!(bad.stderr.contains("relay chat link"), "{}", bad.stderr);
+}
+
+#[test]
+fn who_is_banned_stays_out() {
+    let relay = Relay::start();
+    let (alice, bob, carol) = (Person::new(&relay), Person::new(&relay), Person::new(&relay));
+    for person in [&bob, &carol] {
+        person.ok(&["chat", "ls"]);
+    }
+    alice.ok(&["chat", "name", &bob.key(), "bob"]);
+    alice.ok(&["chat", "name", &carol.key(), "carol"]);
+    alice.ok(&["chat", "new", "ops", "bob", "carol"]);
+    let room = bob.items(&["chat", "ls"])[0]["conv_id"].as_str().unwrap().to_owned();
+    for person in [&bob, &carol] {
+        person.ok(&["chat", "ls"]);
+        person.ok(&["chat", "accept", &room]);
+    }
+    alice.ok(&["chat", "promote", "#ops", "bob"]);
+    alice.ok(&["chat", "ban", "#ops", "carol", "--yes"]);
+    assert_eq!(alice.items(&["chat", "ban", "#ops"])[0]["name"], "carol");
+    until("carol is out", || carol.items(&["chat", "ls"]).is_empty());
+    until("bob sees it", || bob.items(&["chat", "members", &room]).len() == 2);
+    // Not even another admin brings her back.
+    bob.ok(&["chat", "name", &carol.key(), "carol"]);
+    let refused = bob.run(&["chat", "invite", &room, "carol"]);
+    assert_ne!(refused.code(), 0, "{}", refused.stdout);
+    assert!(refused.stderr.contains("banned"), "{}", refused.stderr);
+    alice.ok(&["chat", "unban", "#ops", "carol"]);
+    assert!(alice.items(&["chat", "ban", "#ops"]).is_empty());
+    alice.ok(&["chat", "invite", "#ops", "carol"]);
+    until("carol is invited again", || carol.items(&["chat", "ls"])[0]["state"] == "invited");
+}
+
+#[test]
 fn a_bot_answers_and_a_line_view_talks() {
     let relay = Relay::start();
     let (alice, bot) = (Person::new(&relay), Person::new(&relay));
@@ -200,6 +249,76 @@ fn a_passphrase_protects_what_is_stored() {
     assert_eq!(bad.code(), 4, "{}", bad.stderr);
     assert!(bad.stderr.contains("passphrase is wrong"), "{}", bad.stderr);
     alice.ok(&["chat", "ls", "--passphrase-file", &right]);
+}
+
+#[test]
+fn a_keyring_opens_what_is_stored() {
+    let relay = Relay::start();
+    let alice = Person::new(&relay);
+    alice.ok(&["chat", "ls"]);
+    let state = alice.home.path().join("state/relay/chat");
+    let has = |extension: &str| {
+        let files = std::fs::read_dir(&state).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|other| other == extension)).count()
+    };
+    // A keyring of the same habits as the desktop's: one file for each name, silence and 1 where there is none.
+    let tool = |script: &str| {
+        let path = alice.home.path().join("bin/secret-tool");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+    };
+    let run = |args: &[&str]| {
+        let mut command = base(alice.home.path());
+        command.args(args).stdin(Stdio::null());
+        let path = format!("{}/bin:/usr/bin:/bin", alice.home.path().display());
+        command.env("PATH", path);
+        finish(command)
+    };
+    const KEYRING: &str = "for name; do :; done
+case $1 in
+  store) cat >\"$HOME/kept-$name\" ;;
+  lookup) test -e \"$HOME/kept-$name\" && cat \"$HOME/kept-$name\" ;;
+  clear) rm \"$HOME/kept-$name\" ;;
+esac";
+    let none = alice.run(&["chat", "passphrase", "--keyring"]);
+    if none.code() != 0 {
+        assert!(
+            none.stderr.contains("secret-tool") || none.stderr.contains("keyring"),
+            "{}",
+            none.stderr
+        );
+    }
+    tool(KEYRING);
+    let done = run(&["chat", "passphrase", "--keyring"]);
+    assert_eq!(done.code(), 0, "{}", done.stderr);
+    assert_eq!((has("key"), has("keyring")), (0, 1), "the key is in the keyring alone");
+    assert_eq!(run(&["chat", "ls"]).code(), 0);
+    // Locked, it waits for its user.
+    tool("exec sleep 60");
+    let locked = run(&["chat", "ls", "--timeout", "1s"]);
+    assert_eq!(locked.code(), 4, "{}", locked.stderr);
+    assert!(
+        locked.stderr.contains("locked") && locked.stderr.contains("unlock it"),
+        "{}",
+        locked.stderr
+    );
+    // Without a desktop, nobody answers.
+    tool("echo 'Cannot autolaunch D-Bus without X11 $DISPLAY' >&2; exit 1");
+    let alone = run(&["chat", "ls"]);
+    assert_eq!(alone.code(), 4, "{}", alone.stderr);
+    assert!(alone.stderr.contains("log in there and unlock it"), "{}", alone.stderr);
+    tool("exit 1");
+    let lost = run(&["chat", "ls"]);
+    assert_eq!(lost.code(), 4, "{}", lost.stderr);
+    assert!(lost.stderr.contains("no key for your chats"), "{}", lost.stderr);
+    // Back to a key file.
+    tool(KEYRING);
+    let back = run(&["chat", "passphrase", "--none"]);
+    assert_eq!(back.code(), 0, "{}", back.stderr);
+    assert_eq!((has("key"), has("keyring")), (1, 0));
+    alice.ok(&["chat", "ls"]);
 }
 
 /// A process whose lines are read and written.

@@ -54,7 +54,7 @@ const ENV: usize = 512;
 const EVENT_BYTES: usize = 400;
 
 /// No rate gets into the way.
-const FREE: &str = "[chat]
+pub(super) const FREE: &str = "[chat]
 sends_per_min = 0
 frames_per_sec = 0
 user_frames_per_sec = 0

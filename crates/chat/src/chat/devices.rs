@@ -8,10 +8,10 @@ use serde::Deserialize;
 use super::{Chat, offline};
 use crate::{
     core::Vaulted,
-    engine::{Shared, now_ms, requests},
+    engine::{Shared, now_ms, requests, revocations},
     error::{Refusal, Result},
     vault::{self, VaultEntry},
-    views::DeviceView,
+    views::{DeviceView, Event},
 };
 
 /// What coming back found.
@@ -19,7 +19,7 @@ use crate::{
 pub struct Recovered {
     /// Conversations that this device comes back to.
     pub conversations: usize,
-    /// Conversations that the relay lists and the vault does not know: only another device or member lets this one in.
+    /// Conversations that the relay lists and the vault does not know: their members were asked to let this device in.
     pub without_key: usize,
 }
 
@@ -88,6 +88,11 @@ impl Chat {
             .await?;
         self.done_everywhere(events).await;
         client.revoke_session("device_id", device_id, false).await?;
+        // Others take the device out as well, and never let it in again. Relays that take no events do without.
+        if let Err(error) = revocations::publish(&self.shared, &client, device_id).await {
+            let text = format!("the relay did not publish that the device is revoked: {error}");
+            self.shared.tell(vec![Event::Note { text }]);
+        }
         Ok(())
     }
 
@@ -108,8 +113,8 @@ impl Chat {
         let mut listed = listed(&client).await?;
         let mut recovered = Recovered::default();
         for entry in entries {
-            let Some(latest_seq) = listed.remove(&entry.conv_id) else { continue };
             let Some(rejoin_key) = entry.key() else { continue };
+            let Some((latest_seq, _)) = listed.remove(&entry.conv_id) else { continue };
             let from = Vaulted {
                 conv_id: entry.conv_id.clone(),
                 home: entry.conv_home,
@@ -125,12 +130,20 @@ impl Chat {
         let known = self.conversations()?;
         listed.retain(|conv_id, _| !known.iter().any(|view| view.conv_id == *conv_id));
         recovered.without_key = listed.len();
+        for (conv_id, (latest_seq, home)) in listed {
+            // Nothing opens with this key, and so the members are asked.
+            let from = Vaulted { conv_id: conv_id.clone(), home, rejoin_key: [0; 32], latest_seq };
+            let events =
+                self.shared.on_core(move |core| core.come_back(&from, replaces, now_ms())).await?;
+            self.shared.tell(events);
+            self.wish(crate::engine::Wish::Follow(conv_id)).await;
+        }
         Ok(recovered)
     }
 }
 
-/// The profile conversations that the relay lists for this user, and their newest messages.
-async fn listed(client: &Client) -> Result<BTreeMap<String, u64>> {
+/// The profile conversations that the relay lists for this user: their newest messages, and their homes.
+async fn listed(client: &Client) -> Result<BTreeMap<String, (u64, String)>> {
     #[derive(Deserialize)]
     struct Answer {
         items: Vec<Item>,
@@ -140,11 +153,13 @@ async fn listed(client: &Client) -> Result<BTreeMap<String, u64>> {
         conv_id: String,
         profile: String,
         latest_seq: Option<u64>,
+        #[serde(default)]
+        conv_home: String,
     }
     let request = Request::get("/v1/conversations").query("include_archived", Some(1));
     let answer: Answer = client.call(request).await?;
     let ours = answer.items.into_iter().filter(|item| item.profile == "relay-mls/1");
-    Ok(ours.map(|item| (item.conv_id, item.latest_seq.unwrap_or(0))).collect())
+    Ok(ours.map(|item| (item.conv_id, (item.latest_seq.unwrap_or(0), item.conv_home))).collect())
 }
 
 /// Writes what this device knows into the user's vault, keeping what others wrote.

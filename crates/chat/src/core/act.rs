@@ -27,6 +27,8 @@ pub(crate) struct NewConversation {
     pub users: Vec<NodeId>,
     /// The relay that will number it.
     pub home: String,
+    /// The room that it goes on for.
+    pub replaces: Option<String>,
 }
 
 impl Core {
@@ -47,7 +49,7 @@ impl Core {
         if new.kind == ConvKind::Dm && new.users.len() != 1 {
             return Err(Refusal::Dm.into());
         }
-        let events = self.store.write(Durability::Now, |tx| {
+        let events = self.write(Durability::Now, |tx| {
             let provider = self.live(tx, &id);
             let group = group::create(&provider, &self.device, &id, &about)?;
             let mut row = self.row(&conv_id, &about, ConversationState::Creating, now_ms);
@@ -62,9 +64,10 @@ impl Core {
             enqueue(tx, &row, Job::Create { peer }, now_ms)?;
             let mut users = new.users.clone();
             users.push(self.me());
-            enqueue(tx, &row, Job::Add { users, packages: BTreeMap::new() }, now_ms)?;
-            if new.name.is_some() {
-                let body = Body::Room(RoomBody { name: new.name.clone(), ..RoomBody::default() });
+            enqueue_adds(tx, &row, &users, now_ms)?;
+            if new.name.is_some() || new.replaces.is_some() {
+                let (name, replaces) = (new.name.clone(), new.replaces.clone());
+                let body = Body::Room(RoomBody { name, replaces, ..RoomBody::default() });
                 body.check()?;
                 self.enqueue_body(tx, &row, body, now_ms)?;
             }
@@ -112,13 +115,14 @@ impl Core {
             stale_epoch: None,
             pending: None,
             proposals_since_ms: None,
+            asking: Vec::new(),
         }
     }
 
     /// Says something; gives its number in the outbox.
     pub fn say(&self, conv_id: &str, body: Body, now_ms: u64) -> Result<(i64, Events)> {
         body.check()?;
-        self.store.write(Durability::Now, |tx| {
+        self.write(Durability::Now, |tx| {
             let row = conv(tx, conv_id)?;
             writable(&row)?;
             self.check_target(tx, &row, &body)?;
@@ -157,48 +161,43 @@ impl Core {
     }
 
     /// Adds people to a room.
-    pub fn invite(&self, conv_id: &str, users: Vec<NodeId>, now_ms: u64) -> Result<Events> {
-        self.govern(conv_id, now_ms, |row| {
-            if row.kind == ConvKind::Dm {
-                return Err(Refusal::Dm.into());
-            }
+    pub fn invite(&self, conv_id: &str, users: &[NodeId], now_ms: u64) -> Result<Events> {
+        self.govern(conv_id, |tx, row| {
             if users.contains(&self.me()) {
                 return Err(Refusal::Yourself.into());
             }
-            Ok(Job::Add { users, packages: BTreeMap::new() })
+            enqueue_adds(tx, row, users, now_ms)
         })
     }
 
     /// Takes people out of a room.
     pub fn remove(&self, conv_id: &str, users: Vec<NodeId>, now_ms: u64) -> Result<Events> {
-        self.govern(conv_id, now_ms, |row| {
-            if row.kind == ConvKind::Dm {
-                return Err(Refusal::Dm.into());
-            }
+        self.govern(conv_id, |tx, row| {
             if users.contains(&self.me()) {
                 return Err(Refusal::Invalid("to take yourself out, leave".into()).into());
             }
             if let Some(absent) = users.iter().find(|user| !row.members.contains_key(user)) {
                 return Err(Refusal::NoPerson(absent.to_string()).into());
             }
-            Ok(Job::Remove { users })
+            enqueue(tx, row, Job::Remove { users }, now_ms).map(|_| ())
         })
     }
 
     fn govern(
         &self,
         conv_id: &str,
-        now_ms: u64,
-        job: impl FnOnce(&ConvRow) -> Result<Job>,
+        act: impl FnOnce(&Tx<'_>, &ConvRow) -> Result<()>,
     ) -> Result<Events> {
-        self.store.write(Durability::Now, |tx| {
+        self.write(Durability::Now, |tx| {
             let row = conv(tx, conv_id)?;
             writable(&row)?;
-            let job = job(&row)?;
+            if row.kind == ConvKind::Dm {
+                return Err(Refusal::Dm.into());
+            }
             if !row.governs(&self.me()) {
                 return Err(Refusal::NotAllowed.into());
             }
-            enqueue(tx, &row, job, now_ms)?;
+            act(tx, &row)?;
             Ok(vec![changed(&row)])
         })
     }
@@ -210,7 +209,7 @@ impl Core {
         remove: &[String],
         now_ms: u64,
     ) -> Result<Events> {
-        self.store.write(Durability::Now, |tx| {
+        self.write(Durability::Now, |tx| {
             let mut events = Vec::new();
             for row in tx.convs()? {
                 if !matches!(
@@ -233,6 +232,14 @@ impl Core {
         })
     }
 
+    /// Renews this device's keys in a conversation.
+    #[cfg(any(test, feature = "measure"))]
+    pub fn renew(&self, conv_id: &str, now_ms: u64) -> Result<()> {
+        self.write(Durability::Now, |tx| {
+            enqueue(tx, &conv(tx, conv_id)?, Job::Update, now_ms).map(|_| ())
+        })
+    }
+
     /// Answers an invitation with yes.
     pub fn accept(&self, conv_id: &str) -> Result<Events> {
         self.change(conv_id, |row| {
@@ -245,7 +252,7 @@ impl Core {
 
     /// Leaves, or answers an invitation with no.
     pub fn leave(&self, conv_id: &str, now_ms: u64) -> Result<Events> {
-        self.store.write(Durability::Now, |tx| {
+        self.write(Durability::Now, |tx| {
             let mut row = conv(tx, conv_id)?;
             match row.state {
                 ConversationState::Left | ConversationState::Removed => return Ok(Vec::new()),
@@ -265,7 +272,7 @@ impl Core {
 
     /// Moves the read mark; gives whether others should hear of it.
     pub fn mark_read(&self, conv_id: &str, seq: Option<u64>, now_ms: u64) -> Result<Events> {
-        self.store.write(Durability::Soon, |tx| {
+        self.write(Durability::Soon, |tx| {
             let mut row = conv(tx, conv_id)?;
             let to = seq.unwrap_or(row.latest_seq).min(row.latest_seq);
             if to <= row.read_seq {
@@ -287,7 +294,7 @@ impl Core {
         conv_id: &str,
         change: impl FnOnce(&mut ConvRow) -> Result<()>,
     ) -> Result<Events> {
-        self.store.write(Durability::Soon, |tx| {
+        self.write(Durability::Soon, |tx| {
             let mut row = conv(tx, conv_id)?;
             change(&mut row)?;
             tx.save_conv(&row)?;
@@ -297,7 +304,7 @@ impl Core {
 
     /// Changes what the user knows of somebody.
     pub fn change_person(&self, user: NodeId, change: impl FnOnce(&mut PersonRow)) -> Result<()> {
-        self.store.write(Durability::Soon, |tx| {
+        self.write(Durability::Soon, |tx| {
             let mut person = tx.person(&user)?.unwrap_or(PersonRow {
                 user,
                 name: String::new(),
@@ -311,7 +318,7 @@ impl Core {
 
     /// Tries again what had failed or waits.
     pub fn retry(&self, n: i64) -> Result<Events> {
-        self.store.write(Durability::Soon, |tx| {
+        self.write(Durability::Soon, |tx| {
             let mut out = tx.out(n)?.ok_or(Refusal::NotWaiting)?;
             (out.failed, out.waits) = (None, None);
             tx.save_out(&out)?;
@@ -322,7 +329,7 @@ impl Core {
 
     /// Takes back what was not sent. What may have reached the relay cannot be taken back.
     pub fn take_back(&self, n: i64) -> Result<Events> {
-        self.store.write(Durability::Soon, |tx| {
+        self.write(Durability::Soon, |tx| {
             let out = tx.out(n)?.ok_or(Refusal::NotWaiting)?;
             let row = tx.conv_by_n(out.conv)?.ok_or(Refusal::NoConversation)?;
             let on_its_way = out.sent.is_some()
@@ -335,6 +342,18 @@ impl Core {
         })
     }
 }
+
+/// Adds people, in as many commits as it takes: what one commit and its Welcome hold together is limited.
+fn enqueue_adds(tx: &Tx<'_>, row: &ConvRow, users: &[NodeId], now_ms: u64) -> Result<()> {
+    for some in users.chunks(MAX_ADDED) {
+        let job = Job::Add { users: some.to_vec(), packages: BTreeMap::new() };
+        enqueue(tx, row, job, now_ms)?;
+    }
+    Ok(())
+}
+
+/// People whom one commit adds. A bundle has at most 1 MiB, and beside their part it holds the whole tree twice.
+const MAX_ADDED: usize = 100;
 
 /// Appends a job to what is to be done in a conversation.
 pub(super) fn enqueue(tx: &Tx<'_>, row: &ConvRow, job: Job, now_ms: u64) -> Result<i64> {

@@ -17,7 +17,10 @@ use crate::{
         Provider,
         group::{self, Committer, Effect, Leaf, Received},
     },
-    store::{ConvRow, Durability, Tx, rows::Job},
+    store::{
+        ConvRow, Durability, Tx,
+        rows::{Asking, Job},
+    },
     views::{ConversationState, Event, MessageBody, Notice, Unreadable},
 };
 
@@ -35,7 +38,7 @@ pub(crate) enum Applied {
 impl Core {
     /// Applies one entry of a conversation's log.
     pub fn apply(&self, entry: &LogEntry, now_ms: u64) -> Result<Applied> {
-        let applied = self.store.write(Durability::Soon, |tx| self.apply_in(tx, entry));
+        let applied = self.write(Durability::Soon, |tx| self.apply_in(tx, entry));
         match applied {
             // The transaction was taken back; what the message did not do is noted in another one.
             Err(Error::Hostile(why)) => self.poisoned(entry, &why, now_ms),
@@ -44,7 +47,7 @@ impl Core {
         }
     }
 
-    fn apply_in(&self, tx: &Tx<'_>, entry: &LogEntry) -> Result<Applied> {
+    pub(super) fn apply_in(&self, tx: &Tx<'_>, entry: &LogEntry) -> Result<Applied> {
         let Some(mut row) = tx.conv(entry.conv_id.as_str())? else {
             return Ok(Applied::Ignored(Vec::new()));
         };
@@ -100,12 +103,14 @@ impl Core {
         let Some(pending) = row.pending.take() else { return Ok(Vec::new()) };
         let id = group_id(&row.conv_id)?;
         let provider = self.live(tx, &id);
-        let mut group = self.group(&provider, &id)?;
-        let before = group::count_users(&group::leaves(&group)?);
-        group.merge_pending_commit(&provider).map_err(|error| Error::Mls(error.to_string()))?;
         row.stale_epoch = None;
         row.updated_at_ms = entry.ts_ms;
-        note_group(row, &group)?;
+        let before = self.with_group(&provider, &id, |group| {
+            let before = group::count_users(&group::leaves(group)?);
+            group.merge_pending_commit(&provider).map_err(|error| Error::Mls(error.to_string()))?;
+            note_group(row, group)?;
+            Ok(before)
+        })?;
         if let Some(job) = pending.job {
             tx.remove_out(job)?;
         }
@@ -143,26 +148,43 @@ impl Core {
     fn apply_new(&self, tx: &Tx<'_>, row: &mut ConvRow, entry: &LogEntry) -> Result<Events> {
         let id = group_id(&row.conv_id)?;
         let provider = self.live(tx, &id);
-        let mut group = self.group(&provider, &id)?;
         let env = decode_base64(&entry.env)?;
-        match group::receive(&provider, &mut group, &env)? {
-            Received::Own => self.own_message(tx, row, entry),
-            Received::Application { from, content } => {
-                self.check_author(entry, &from)?;
-                match Content::decode(&content) {
-                    Ok(content) => self.take_content(tx, row, entry, &from, content, None),
-                    Err(error) => {
-                        let why = Unreadable::Invalid { detail: error.to_string() };
-                        let body = MessageBody::Unreadable { why };
-                        self.show(tx, row, self.line(entry, Some(from.user), body), None)
-                    }
+        let events = self.with_group(&provider, &id, |group| {
+            match group::receive(&provider, group, &env)? {
+                Received::Own => self.own_message(tx, row, entry),
+                Received::Application { from, content } => {
+                    self.check_author(entry, &from)?;
+                    self.take_application(tx, row, entry, &from, &content)
+                }
+                Received::Proposal { from, proposal } => {
+                    self.take_proposal(row, entry, &provider, group, &from, *proposal)
+                }
+                Received::Commit { from, staged } => {
+                    self.take_commit(tx, row, entry, &provider, group, from, *staged)
                 }
             }
-            Received::Proposal { from, proposal } => {
-                self.take_proposal(row, entry, &provider, &mut group, &from, *proposal)
-            }
-            Received::Commit { from, staged } => {
-                self.take_commit(tx, row, entry, &provider, group, from, *staged)
+        })?;
+        if !row.state.is_followed() {
+            // The commit took this device out.
+            self.forget_group(tx, &id)?;
+        }
+        Ok(events)
+    }
+
+    fn take_application(
+        &self,
+        tx: &Tx<'_>,
+        row: &mut ConvRow,
+        entry: &LogEntry,
+        from: &Leaf,
+        content: &[u8],
+    ) -> Result<Events> {
+        match Content::decode(content) {
+            Ok(content) => self.take_content(tx, row, entry, from, content, None),
+            Err(error) => {
+                let why = Unreadable::Invalid { detail: error.to_string() };
+                let body = MessageBody::Unreadable { why };
+                self.show(tx, row, self.line(entry, Some(from.user), body), None)
             }
         }
     }
@@ -219,13 +241,13 @@ impl Core {
         row: &mut ConvRow,
         entry: &LogEntry,
         provider: &Provider<'_>,
-        mut group: MlsGroup,
+        group: &mut MlsGroup,
         from: Committer,
         staged: openmls::group::StagedCommit,
     ) -> Result<Events> {
         let about = about(row);
         let effect =
-            group::check_commit(&group, &about, from, &staged, entry.ts_ms / 1_000, |user| {
+            group::check_commit(group, &about, from, &staged, entry.ts_ms / 1_000, |user| {
                 row.governs(user)
             })?;
         let removed = staged.self_removed();
@@ -244,9 +266,8 @@ impl Core {
             for out in tx.outbox(row.n)? {
                 tx.remove_out(out.n)?;
             }
-            provider.storage.clear()?;
         } else {
-            note_group(row, &group)?;
+            note_group(row, group)?;
         }
         self.note_effect(tx, row, entry, &effect)
     }
@@ -280,7 +301,7 @@ impl Core {
     /// Notes that an entry cannot be applied. A commit stops the conversation (`mls-profile.md` 6.5); any other message
     /// is passed over and shown as what it is.
     fn poisoned(&self, entry: &LogEntry, why: &Hostile, now_ms: u64) -> Result<Applied> {
-        self.store.write(Durability::Now, |tx| {
+        self.write(Durability::Now, |tx| {
             let mut row = conv(tx, entry.conv_id.as_str())?;
             let detail = why.to_string();
             let stops = matches!(why, Hostile::WrongHome { .. }) || is_needed(entry, row.epoch);
@@ -303,7 +324,7 @@ impl Core {
                 },
             };
             if !matches!(why, Hostile::WrongHome { .. }) {
-                enqueue(tx, &row, Job::Rejoin { tries: 0, replaces: false }, now_ms)?;
+                enqueue(tx, &row, Job::Rejoin { tries: 0, replaces: false, ask: Asking::No }, now_ms)?;
             }
             tx.save_conv(&row)?;
             Ok(Applied::Stored(vec![changed(&row)]))
@@ -312,7 +333,7 @@ impl Core {
 
     /// The relay does not let this user read here any more. It may lie; what it does not deliver cannot be read either way.
     pub fn shut_out(&self, conv_id: &str) -> Result<Events> {
-        self.store.write(Durability::Now, |tx| {
+        self.write(Durability::Now, |tx| {
             let mut row = conv(tx, conv_id)?;
             if !row.state.is_followed() {
                 return Ok(Vec::new());
@@ -325,7 +346,7 @@ impl Core {
             for out in tx.outbox(row.n)? {
                 tx.remove_out(out.n)?;
             }
-            self.live(tx, &group_id(&row.conv_id)?).storage.clear()?;
+            self.forget_group(tx, &group_id(&row.conv_id)?)?;
             tx.save_conv(&row)?;
             Ok(vec![changed(&row)])
         })
@@ -333,7 +354,7 @@ impl Core {
 
     /// The relay does not keep everything that this device has not seen.
     pub fn pruned(&self, conv_id: &str, earliest_seq: u64, now_ms: u64) -> Result<Events> {
-        self.store.write(Durability::Now, |tx| {
+        self.write(Durability::Now, |tx| {
             let mut row = conv(tx, conv_id)?;
             if earliest_seq <= row.next_seq || is_away(&row.state) {
                 return Ok(Vec::new());
@@ -345,7 +366,7 @@ impl Core {
                 why: Unreadable::Pruned { earliest_seq }.to_string(),
                 help: "coming back in by the published group state".into(),
             };
-            enqueue(tx, &row, Job::Rejoin { tries: 0, replaces: false }, now_ms)?;
+            enqueue(tx, &row, Job::Rejoin { tries: 0, replaces: false, ask: Asking::No }, now_ms)?;
             tx.save_conv(&row)?;
             Ok(vec![changed(&row)])
         })

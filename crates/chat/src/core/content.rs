@@ -191,6 +191,13 @@ impl Core {
         if let Some(topic) = &room.topic {
             row.topic = one_line(topic);
         }
+        let mut events = Vec::new();
+        if let Some(old) = room.replaces.as_deref().filter(|old| *old != row.conv_id) {
+            let was_there = tx.conv(old)?.is_some_and(|old| old.members.contains_key(&from.user));
+            if was_there {
+                events = self.end_replaced(tx, old)?;
+            }
+        }
         for (user, role) in room.roles.unwrap_or_default() {
             // The creator stays the owner, and nobody else becomes one.
             if user != row.creator && role != relay_proto::conv::Role::Owner {
@@ -203,7 +210,8 @@ impl Core {
             Notice::Roles
         };
         message.body = MessageBody::Notice { notice };
-        self.show(tx, row, message, None)
+        events.extend(self.show(tx, row, message, None)?);
+        Ok(events)
     }
 
     fn is_mention(

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// One entry of the inbox; what is not of its kind is absent.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct InboxEntry {
     pub seq: u64,
     pub kind: String,
@@ -30,6 +30,10 @@ pub(crate) struct InboxEntry {
     pub inviter: Option<NodeId>,
     #[serde(default)]
     pub env: String,
+    /// Who asks to be let in again, and with which device.
+    pub user_id: Option<NodeId>,
+    #[serde(default)]
+    pub device_id: String,
 }
 
 /// KeyPackages to be handed in.
@@ -68,10 +72,11 @@ impl Core {
         if entry.seq < self.inbox_next()? {
             return Ok(Vec::new());
         }
-        let taken = self.store.write(Durability::Now, |tx| {
+        let taken = self.write(Durability::Now, |tx| {
             tx.set_meta("inbox", &(entry.seq + 1))?;
             match entry.kind.as_str() {
                 "welcome" => self.welcome(tx, entry, now_ms),
+                "rejoin_request" => self.asked_to_readmit(tx, entry, now_ms),
                 _ => Ok(Vec::new()),
             }
         });
@@ -82,7 +87,7 @@ impl Core {
         };
         // The invitation changed nothing; it is passed over for good.
         tracing::warn!(seq = entry.seq, conv = entry.conv_id, why, "an invitation is refused");
-        self.store.write(Durability::Now, |tx| tx.set_meta("inbox", &(entry.seq + 1)))?;
+        self.write(Durability::Now, |tx| tx.set_meta("inbox", &(entry.seq + 1)))?;
         let text = format!("an invitation was refused: {why}");
         Ok(vec![Event::Note { text }])
     }
@@ -97,6 +102,7 @@ impl Core {
         }
         let provider = self.live(tx, &id);
         let welcome = decode_base64(&entry.env)?;
+        self.groups.forget(&id);
         let joined = group::join(&provider, &id, &welcome, known.is_some())?;
         if joined.about.home != entry.conv_home {
             let (inside, outside) = (joined.about.home, entry.conv_home.clone());
@@ -111,11 +117,16 @@ impl Core {
                 let was_away = is_away(&row.state);
                 self.drop_pending(tx, &mut row)?;
                 for out in tx.outbox(row.n)? {
-                    if matches!(out.job, Job::Rejoin { .. }) {
-                        tx.remove_out(out.n)?;
+                    let Job::Rejoin { replaces, .. } = out.job else { continue };
+                    tx.remove_out(out.n)?;
+                    if replaces {
+                        self.take_out_lost(tx, &row, &joined.group, now_ms)?;
                     }
                 }
                 self.note_gap(tx, &mut row, entry.conv_seq, now_ms)?;
+                let about = &joined.about;
+                (row.kind, row.creator) = (about.kind, about.creator);
+                (row.home, row.rejoin_key) = (about.home.clone(), about.rejoin_key);
                 row.state = if was_away || mine {
                     ConversationState::Active
                 } else {
@@ -184,7 +195,7 @@ impl Core {
     /// What the pool at the relay lacks, given what it has left. Private keys are stored before anything is handed in.
     pub fn key_packages(&self, left: u64, now_ms: u64) -> Result<Option<Upload>> {
         let now_s = now_ms / 1_000;
-        self.store.write(Durability::Now, |tx| {
+        self.write(Durability::Now, |tx| {
             let mut kept: Vec<Kept> = tx.meta("key packages")?.unwrap_or_default();
             let last_resort_s: Option<u64> = tx.meta("last resort at")?;
             let renew = last_resort_s.is_none_or(|at| now_s > at + LAST_RESORT_S);

@@ -1,5 +1,9 @@
 //! What there is to see, looked up in the local state.
 
+mod search;
+
+use std::collections::BTreeSet;
+
 use relay_proto::{NodeId, conv::ConvKind};
 use sha2::{Digest, Sha256};
 
@@ -19,16 +23,12 @@ use crate::{
     },
     views::{
         ConversationState, ConversationView, Delivery, MemberView, MessageBody, MessagePage,
-        MessageView, OutboxView, PersonView, ReactionView, ReplyView, SafetyNumber, SearchCursor,
-        SearchHit, SearchPage,
+        MessageView, OutboxView, PersonView, ReactionView, ReplyView, SafetyNumber,
     },
 };
 
 /// The most messages of one page.
 pub(crate) const MAX_PAGE: usize = 500;
-/// Messages that one call of a search looks at.
-const SEARCHED: usize = 50_000;
-const SEARCH_STRIDE: usize = 1_000;
 /// Bytes of a message that replies show.
 const EXCERPT: usize = 80;
 
@@ -45,8 +45,11 @@ impl Core {
     pub fn conversations(&self) -> Result<Vec<ConversationView>> {
         self.store.read(|tx| {
             let rows = tx.convs()?;
-            let mut views: Vec<_> =
-                rows.iter().map(|row| self.conversation_view(tx, row)).collect::<Result<_>>()?;
+            // Looked up once, not for each member of each room.
+            let people = tx.people()?.into_iter().filter(|person| person.verified);
+            let verified: BTreeSet<NodeId> = people.map(|person| person.user).collect();
+            let view = |row| self.conversation_view(tx, row, |user| Ok(verified.contains(user)));
+            let mut views: Vec<_> = rows.iter().map(view).collect::<Result<_>>()?;
             views.sort_by(|a, b| {
                 (b.pinned, b.active_at_ms, &a.conv_id).cmp(&(a.pinned, a.active_at_ms, &b.conv_id))
             });
@@ -55,12 +58,16 @@ impl Core {
     }
 
     pub fn conversation(&self, conv_id: &str) -> Result<ConversationView> {
-        self.store.read(|tx| self.conversation_view(tx, &conv(tx, conv_id)?))
+        self.store.read(|tx| {
+            self.conversation_view(tx, &conv(tx, conv_id)?, |user| {
+                Ok(tx.person(user)?.is_some_and(|person| person.verified))
+            })
+        })
     }
 
     /// The relay is reached again: what waited for somebody is tried anew.
     pub fn connected(&self) -> Result<()> {
-        self.store.write(crate::store::Durability::Soon, |tx| {
+        self.write(crate::store::Durability::Soon, |tx| {
             for mut out in tx.whole_outbox()? {
                 if out.waits.take().is_some() {
                     tx.save_out(&out)?;
@@ -121,12 +128,17 @@ impl Core {
         })
     }
 
-    fn conversation_view(&self, tx: &Tx<'_>, row: &ConvRow) -> Result<ConversationView> {
+    fn conversation_view(
+        &self,
+        tx: &Tx<'_>,
+        row: &ConvRow,
+        verified: impl Fn(&NodeId) -> Result<bool>,
+    ) -> Result<ConversationView> {
         let outbox = tx.outbox(row.n)?;
         let others = row.members.keys().filter(|user| **user != self.me());
         let mut verified_count = 0;
         for user in others {
-            verified_count += usize::from(tx.person(user)?.is_some_and(|person| person.verified));
+            verified_count += usize::from(verified(user)?);
         }
         let waits_for = deliveries(row, &outbox).into_iter().find_map(|delivery| match delivery {
             Delivery::Waiting { why: Some(why) } | Delivery::Failed { why } => Some(why),
@@ -391,6 +403,7 @@ impl Core {
             Job::Leave { .. } => ("leave", String::new()),
             Job::Update | Job::CommitProposals => ("update", String::new()),
             Job::Rejoin { .. } => ("rejoin", String::new()),
+            Job::Readmit { user, .. } => ("readmit", names(&[*user])?),
         })
     }
 
@@ -478,61 +491,6 @@ impl Core {
             })
         })
     }
-
-    /// Looks through what is stored, newest first; there is no index that could tell anything to somebody else.
-    pub fn search(
-        &self,
-        text: &str,
-        within: Option<&str>,
-        from: Option<SearchCursor>,
-        limit: usize,
-    ) -> Result<SearchPage> {
-        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
-        if words.is_empty() {
-            return Err(Refusal::Invalid("give at least one word".into()).into());
-        }
-        let limit = limit.clamp(1, MAX_PAGE);
-        self.store.read(|tx| {
-            let mut rows = match within {
-                Some(conv_id) => vec![conv(tx, conv_id)?],
-                None => tx.convs()?,
-            };
-            rows.sort_by_key(|row| row.n);
-            let mut items = Vec::new();
-            let mut looked = 0;
-            for row in &rows {
-                let mut before = match from {
-                    Some(cursor) if cursor.conv > row.n => continue,
-                    Some(cursor) if cursor.conv == row.n => cursor.before,
-                    _ => u64::MAX,
-                };
-                loop {
-                    let lines = tx.messages_before(row.n, before, SEARCH_STRIDE)?;
-                    let Some(last) = lines.last() else { break };
-                    let lowest = last.seq;
-                    for line in &lines {
-                        before = line.seq;
-                        if matches(&line.body, &words) {
-                            let message = self.view(tx, row, line)?;
-                            let conv_name = self.conv_name(tx, row)?;
-                            items.push(SearchHit { conv_name, message });
-                        }
-                        if items.len() >= limit {
-                            let next = Some(SearchCursor { conv: row.n, before });
-                            return Ok(SearchPage { items, next });
-                        }
-                    }
-                    before = lowest;
-                    looked += lines.len();
-                    if looked >= SEARCHED {
-                        let next = Some(SearchCursor { conv: row.n, before });
-                        return Ok(SearchPage { items, next });
-                    }
-                }
-            }
-            Ok(SearchPage { items, next: None })
-        })
-    }
 }
 
 /// How far everything in a conversation's outbox has got, what stands behind something that holds it up included.
@@ -583,16 +541,6 @@ fn excerpt(body: &MessageBody) -> String {
         MessageBody::File { file } => file.name.clone(),
         _ => String::new(),
     }
-}
-
-fn matches(body: &MessageBody, words: &[String]) -> bool {
-    let text = match body {
-        MessageBody::Text { text } => text,
-        MessageBody::File { file } => &file.name,
-        _ => return false,
-    };
-    let text = text.to_lowercase();
-    words.iter().all(|word| text.contains(word))
 }
 
 #[cfg(test)]

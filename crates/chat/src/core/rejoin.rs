@@ -10,20 +10,26 @@ use relay_proto::{
 use serde_json::json;
 
 use super::{
-    Core, Events, act::enqueue, apply::is_away, changed, group_id, note_group, step::device_text,
+    Core, Events, NewConversation, act::enqueue, apply::is_away, changed, conv, group_id, load,
+    note_group, step::device_text,
 };
 use crate::{
-    error::{Error, Hostile, Result},
+    error::{Error, Hostile, Refusal, Result},
     mls::{context::RelayConversation, group, info},
     store::{
         ConvRow, Durability, OutRow, Tx,
-        rows::{Job, MessageRow},
+        rows::{Asking, Job, MessageRow},
     },
     views::{ConversationState, MessageBody, Notice},
 };
 
 /// So long it is waited before it is looked again whether others went on.
 const LOOK_AGAIN_MS: u64 = 10_000;
+/// So long others get to go on before they are asked to let this device in (`mls-profile.md` 6.5).
+const ASK_AFTER_MS: u64 = 60_000;
+/// And so long they get to answer before it is looked again.
+const ASKED_MS: u64 = 120_000;
+const ASKED: &str = "members were asked to let this device in again";
 
 /// A conversation out of the vault.
 #[derive(Debug, Clone)]
@@ -38,7 +44,7 @@ pub(crate) struct Vaulted {
 impl Core {
     /// Begins to come back into a conversation that another device of this user was in.
     pub fn come_back(&self, from: &Vaulted, replaces: bool, now_ms: u64) -> Result<Events> {
-        self.store.write(Durability::Now, |tx| {
+        self.write(Durability::Now, |tx| {
             if tx.conv(&from.conv_id)?.is_some() {
                 return Ok(Vec::new());
             }
@@ -53,23 +59,27 @@ impl Core {
             let mut row = self.row(&from.conv_id, &about, ConversationState::Rejoining, now_ms);
             row.next_seq = from.latest_seq + 1;
             tx.add_conv(&mut row)?;
-            enqueue(tx, &row, Job::Rejoin { tries: 0, replaces }, now_ms)?;
+            enqueue(tx, &row, Job::Rejoin { tries: 0, replaces, ask: Asking::No }, now_ms)?;
             Ok(vec![changed(&row)])
         })
     }
 
     /// The published GroupInfo came: lets this device in by an external commit.
     pub fn group_info(&self, n: i64, epoch: u64, sealed: &str, now_ms: u64) -> Result<Events> {
-        let built = self.store.write(Durability::Now, |tx| {
+        let built = self.write(Durability::Now, |tx| {
             let Some(mut out) = tx.out(n)? else { return Ok(Vec::new()) };
             let Some(mut row) = tx.conv_by_n(out.conv)? else { return Ok(Vec::new()) };
             if row.pending.is_some() || !is_away(&row.state) {
                 return Ok(Vec::new());
             }
             if matches!(row.state, ConversationState::Stuck { .. }) && epoch <= row.epoch {
-                let why = "the others have not gone on either".to_owned();
-                out.waits = Some((why, now_ms + LOOK_AGAIN_MS));
-                tx.save_out(&out)?;
+                let why = "the others have not gone on either";
+                if now_ms >= out.at_ms + ASK_AFTER_MS {
+                    self.ask_members(tx, &mut row, &mut out, why, now_ms)?;
+                } else {
+                    out.waits = Some((why.to_owned(), now_ms + LOOK_AGAIN_MS));
+                    tx.save_out(&out)?;
+                }
                 return Ok(vec![changed(&row)]);
             }
             let id = group_id(&row.conv_id)?;
@@ -86,25 +96,100 @@ impl Core {
             Ok(vec![changed(&row)])
         });
         match built {
-            Err(Error::Hostile(why)) => self.no_way_back(n, &why.to_string()),
-            Err(Error::Mls(why)) => self.no_way_back(n, &why),
+            Err(Error::Hostile(why)) => self.no_way_back(n, &why.to_string(), now_ms),
+            Err(Error::Mls(why)) => self.no_way_back(n, &why, now_ms),
             other => other,
         }
     }
 
     /// The published state does not help: only a member can let this device in.
-    pub fn no_way_back(&self, n: i64, why: &str) -> Result<Events> {
-        self.store.write(Durability::Now, |tx| {
-            let Some(mut out) = tx.out(n)? else { return Ok(Vec::new()) };
-            let Some(mut row) = tx.conv_by_n(out.conv)? else { return Ok(Vec::new()) };
-            if let ConversationState::Stuck { help, .. } = &mut row.state {
-                *help = format!("{why}. Ask a member to take this device out and in again");
-            }
-            out.failed = Some(why.to_owned());
-            tx.save_out(&out)?;
-            tx.save_conv(&row)?;
-            Ok(vec![changed(&row)])
+    pub fn no_way_back(&self, n: i64, why: &str, now_ms: u64) -> Result<Events> {
+        self.with_out(n, |tx, row, out| {
+            self.ask_members(tx, row, out, why, now_ms)?;
+            Ok(vec![changed(row)])
         })
+    }
+
+    /// Has the members asked next; once they were, waits for one of them.
+    pub(super) fn ask_members(
+        &self,
+        tx: &Tx<'_>,
+        row: &mut ConvRow,
+        out: &mut OutRow,
+        why: &str,
+        now_ms: u64,
+    ) -> Result<()> {
+        let Job::Rejoin { ask, .. } = &mut out.job else { return Ok(()) };
+        if *ask == Asking::Asked {
+            out.waits = Some((ASKED.to_owned(), now_ms + ASKED_MS));
+        } else {
+            *ask = Asking::Due;
+            out.waits = None;
+            if let ConversationState::Stuck { help, .. } = &mut row.state {
+                *help = format!("{why}: asking members to let this device in again");
+            }
+        }
+        tx.save_out(out)?;
+        tx.save_conv(row)
+    }
+
+    /// The relay has told so many members that this device wants to be let in.
+    pub fn rejoin_asked(&self, n: i64, members: u64, now_ms: u64) -> Result<Events> {
+        self.with_out(n, |tx, row, out| {
+            if let Job::Rejoin { ask, .. } = &mut out.job {
+                *ask = Asking::Asked;
+            }
+            out.waits = Some((ASKED.to_owned(), now_ms + ASKED_MS));
+            if let ConversationState::Stuck { help, .. } = &mut row.state {
+                *help = format!(
+                    "{members} members were asked to let this device in again; \
+                     `relay chat restart` begins a new conversation where none can"
+                );
+            }
+            tx.save_out(out)?;
+            tx.save_conv(row)?;
+            Ok(vec![changed(row)])
+        })
+    }
+
+    // === a new beginning ===
+
+    /// Makes a new conversation in the place of this one, which is over here; its messages stay.
+    pub fn restart(&self, conv_id: &str, now_ms: u64) -> Result<(String, Events)> {
+        let row = self.store.read(|tx| conv(tx, conv_id))?;
+        if !is_away(&row.state) {
+            let why = "this conversation works; leave it, and make a new one";
+            return Err(Refusal::Invalid(why.into()).into());
+        }
+        let room = row.kind == ConvKind::Room;
+        let others = row.members.keys().filter(|user| **user != self.me());
+        let new = NewConversation {
+            kind: row.kind,
+            name: Some(row.name.clone()).filter(|name| !name.is_empty() && room),
+            users: others.copied().collect(),
+            home: row.home.clone(),
+            replaces: Some(row.conv_id.clone()).filter(|_| room),
+        };
+        let (new_id, mut events) = self.create(new, now_ms)?;
+        events.extend(self.write(Durability::Now, |tx| self.end_replaced(tx, conv_id))?);
+        Ok((new_id, events))
+    }
+
+    /// Another conversation has taken the place of one that nobody can go on in.
+    pub(super) fn end_replaced(&self, tx: &Tx<'_>, conv_id: &str) -> Result<Events> {
+        let Some(mut row) = tx.conv(conv_id)? else { return Ok(Vec::new()) };
+        if !is_away(&row.state) {
+            return Ok(Vec::new());
+        }
+        self.drop_pending(tx, &mut row)?;
+        for out in tx.outbox(row.n)? {
+            tx.remove_out(out.n)?;
+        }
+        row.state = ConversationState::Left;
+        row.archived = true;
+        self.forget_group(tx, &group_id(conv_id)?)?;
+        tx.save_conv(&row)?;
+        Ok(vec![changed(&row)])
     }
 
     /// The external commit is in the log: its group takes the place of the old one.
@@ -117,8 +202,9 @@ impl Core {
         let Some(pending) = row.pending.take() else { return Ok(Vec::new()) };
         let id = group_id(&row.conv_id)?;
         let (joining, live) = (self.joining(tx, &id), self.live(tx, &id));
+        self.groups.forget(&id);
         joining.storage.promote_to(&live.storage)?;
-        let group = self.group(&live, &id)?;
+        let group = load(&live, &id)?;
         self.note_gap(tx, &mut row, entry.seq, entry.ts_ms)?;
         row.next_seq = entry.seq + 1;
         row.joined_seq = entry.seq + 1;
@@ -145,7 +231,7 @@ impl Core {
     }
 
     /// The user's other devices here are lost: this one takes them out.
-    fn take_out_lost(
+    pub(super) fn take_out_lost(
         &self,
         tx: &Tx<'_>,
         row: &ConvRow,
@@ -195,7 +281,7 @@ impl Core {
                 }
                 let id = group_id(&row.conv_id)?;
                 let provider = self.live(tx, &id);
-                let group = self.group(&provider, &id)?;
+                let group = load(&provider, &id)?;
                 for leaf in group::leaves(&group)? {
                     if leaf.user == *user {
                         *devices.entry(device_text(&leaf.device)).or_default() += 1;

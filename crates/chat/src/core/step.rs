@@ -3,22 +3,26 @@
 //! A conversation has at most one commit under way, and sends nothing else meanwhile. What was built is stored before
 //! it leaves, so that a lost answer is met with the same bytes under the same `msg_id`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod answers;
+mod build;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use openmls::{group::MlsGroup, prelude::KeyPackage};
-use relay_proto::{Code, NodeId, conv::ConvKind, mls::decode_base64};
+use std::collections::BTreeSet;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use openmls::group::MlsGroup;
+use relay_proto::{Code, NodeId, conv::ConvKind};
 use serde_json::{Value, json};
 
-use super::{Core, Events, act::enqueue, changed, conv, env_hash, group_id, note_group};
+use self::build::Change;
+use super::{Core, conv, group_id};
 use crate::{
-    error::{Error, Result},
-    mls::{Provider, group, info},
+    error::Result,
+    mls::{Provider, group},
     store::{
         ConvRow, Durability, OutRow, Tx,
-        rows::{Job, Pending},
+        rows::{Asking, Job},
     },
-    views::{ConversationState, Event},
+    views::ConversationState,
 };
 
 /// Something to be asked of the relay.
@@ -36,6 +40,8 @@ pub(crate) enum Step {
     Leave { n: i64 },
     /// The published GroupInfo; answered with [`Core::group_info`].
     GroupInfo { n: i64 },
+    /// Asks the members to let this device in again; answered with [`Core::rejoin_asked`].
+    AskRejoin { n: i64 },
     /// Nothing before this time.
     Wait { until_ms: u64 },
 }
@@ -87,13 +93,9 @@ pub(crate) enum CommitAnswer {
 
 const PAUSE_MS: u64 = 5_000;
 const MIN_PAUSE_MS: u64 = 200;
-/// So long it is waited before somebody without devices is asked for again.
-const NO_DEVICE_MS: u64 = 15_000;
 /// Rank by rank, members wait so long before they commit what others proposed.
 const PROPOSAL_RANK_MS: u64 = 5_000;
 const PROPOSAL_JITTER_MS: u64 = 2_000;
-/// External commits that lose a race are built anew so often.
-const REJOIN_TRIES: u32 = 5;
 /// Keys are renewed so often, spread over a day (`mls-profile.md` 4).
 const UPDATE_EVERY_MS: u64 = 7 * DAY_MS;
 const DAY_MS: u64 = 86_400_000;
@@ -107,7 +109,7 @@ impl Core {
     }
 
     fn look(&self, conv_id: &str, now_ms: u64, changed: &mut bool) -> Result<Option<Step>> {
-        self.store.write(Durability::Now, |tx| {
+        self.write(Durability::Now, |tx| {
             let mut row = conv(tx, conv_id)?;
             if let Some(pending) = &row.pending {
                 let stale = row.stale_epoch == Some(row.epoch);
@@ -172,11 +174,13 @@ impl Core {
                 }
                 Ok(Ran::Step(Step::Create { n: out.n, path, body }))
             }
+            Job::Rejoin { ask: Asking::Due, .. } => Ok(Ran::Step(Step::AskRejoin { n: out.n })),
             Job::Rejoin { .. } => Ok(Ran::Step(Step::GroupInfo { n: out.n })),
             _ => {
                 let provider = self.live(tx, &id);
-                let mut group = self.group(&provider, &id)?;
-                self.run_in_group(tx, row, out, &provider, &mut group, now_ms)
+                self.with_group(&provider, &id, |group| {
+                    self.run_in_group(tx, row, out, &provider, group, now_ms)
+                })
             }
         }
     }
@@ -190,6 +194,18 @@ impl Core {
         group: &mut MlsGroup,
         now_ms: u64,
     ) -> Result<Ran> {
+        if let Job::Message { content } = &out.job {
+            // Proposals block sending (RFC 9420 12.4): whoever wants to send commits them first.
+            if group.has_pending_proposals() {
+                let step = self.build(tx, row, None, provider, group, Change::default())?;
+                return Ok(Ran::Step(step));
+            }
+            let bytes = content.0.encode()?;
+            let make = |provider: &Provider<'_>, group: &mut MlsGroup| {
+                group::encrypt(provider, &self.device, group, &bytes)
+            };
+            return self.send(tx, row, out, provider, group, "application", make);
+        }
         let leaves = group::leaves(group)?;
         let own = group.own_leaf_index();
         let of = |keep: &dyn Fn(&group::Leaf) -> bool| -> Vec<_> {
@@ -197,18 +213,6 @@ impl Core {
             others.filter(|leaf| keep(leaf)).map(|leaf| leaf.index).collect()
         };
         match out.job.clone() {
-            Job::Message { content } => {
-                // Proposals block sending (RFC 9420 12.4): whoever wants to send commits them first.
-                if group.has_pending_proposals() {
-                    let step = self.build(tx, row, None, provider, group, Change::default())?;
-                    return Ok(Ran::Step(step));
-                }
-                let bytes = content.0.encode()?;
-                let make = |provider: &Provider<'_>, group: &mut MlsGroup| {
-                    group::encrypt(provider, &self.device, group, &bytes)
-                };
-                self.send(tx, row, out, provider, group, "application", make)
-            }
             Job::Add { users, packages } => {
                 if let Some(user) = users.iter().find(|user| !packages.contains_key(user)) {
                     return Ok(Ran::Step(Step::Fetch { n: out.n, user: *user }));
@@ -238,6 +242,12 @@ impl Core {
                 }
                 let change = Change { removes, ..Change::default() };
                 Ok(Ran::Step(self.build(tx, row, Some(out.n), provider, group, change)?))
+            }
+            Job::Readmit { user, packages: None, .. } => {
+                Ok(Ran::Step(Step::Fetch { n: out.n, user }))
+            }
+            Job::Readmit { user, device, packages: Some(packages) } => {
+                self.readmit(tx, row, out, provider, group, (user, &device), &packages, now_ms)
             }
             Job::Update => Ok(Ran::Step(self.build(
                 tx,
@@ -273,165 +283,8 @@ impl Core {
                 };
                 self.send(tx, row, out, provider, group, "proposal", make)
             }
-            Job::Create { .. } | Job::Rejoin { .. } => Ok(Ran::Done),
+            Job::Message { .. } | Job::Create { .. } | Job::Rejoin { .. } => Ok(Ran::Done),
         }
-    }
-
-    /// Sends as it was sent before, or encrypts for the present epoch.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one group under change: row, job, storage, state"
-    )]
-    fn send(
-        &self,
-        tx: &Tx<'_>,
-        row: &ConvRow,
-        out: &mut OutRow,
-        provider: &Provider<'_>,
-        group: &mut MlsGroup,
-        kind: &str,
-        make: impl FnOnce(&Provider<'_>, &mut MlsGroup) -> Result<Vec<u8>>,
-    ) -> Result<Ran> {
-        let epoch = group.epoch().as_u64();
-        if row.stale_epoch == Some(epoch) {
-            // The commit that ended it is on its way here.
-            return Ok(Ran::Blocked);
-        }
-        let env = match &out.sent {
-            Some((env, sent_in)) if *sent_in == epoch => env.clone(),
-            _ => {
-                let env = STANDARD.encode(make(provider, group)?);
-                out.sent = Some((env.clone(), epoch));
-                tx.save_out(out)?;
-                env
-            }
-        };
-        let body =
-            json!({ "conv_id": row.conv_id, "msg_id": out.msg_id, "env": env, "kind": kind });
-        Ok(Ran::Step(Step::Send { n: out.n, body }))
-    }
-
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one group under change: row, job, storage, state"
-    )]
-    fn add(
-        &self,
-        tx: &Tx<'_>,
-        row: &mut ConvRow,
-        out: &mut OutRow,
-        provider: &Provider<'_>,
-        group: &mut MlsGroup,
-        packages: &BTreeMap<NodeId, Vec<(String, String)>>,
-        now_ms: u64,
-    ) -> Result<Ran> {
-        let leaves = group::leaves(group)?;
-        let present = group::count_users(&leaves);
-        let mut change = Change::default();
-        let mut missing = Vec::new();
-        for (user, devices) in packages {
-            let mut usable = 0;
-            for (device, package) in devices {
-                let Some(id) = device_bytes(device) else { continue };
-                if leaves.iter().any(|leaf| leaf.user == *user && leaf.device == id) {
-                    continue;
-                }
-                let read = decode_base64(package).map_err(Error::from).and_then(|bytes| {
-                    group::key_package(provider, &bytes, user, &id, now_ms / 1_000)
-                });
-                match read {
-                    Ok((package, reference)) => {
-                        usable += 1;
-                        change.adds.push(package);
-                        change.welcomed.push(json!({
-                            "user_id": user, "device_id": device, "key_package_ref": STANDARD.encode(reference),
-                        }));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%user, device, %error, "a key package is not used");
-                    }
-                }
-            }
-            if usable > 0 && !present.contains_key(user) {
-                change.users_new.insert(*user);
-            } else if usable == 0 && !present.contains_key(user) {
-                missing.push(*user);
-            }
-        }
-        if change.adds.is_empty() {
-            if missing.is_empty() {
-                return Ok(Ran::Done);
-            }
-            // Asked for again later: they may come any day.
-            let Job::Add { packages, .. } = &mut out.job else { return Ok(Ran::Done) };
-            packages.retain(|user, _| !missing.contains(user));
-            let who =
-                missing.iter().map(|user| self.name_of(tx, user)).collect::<Result<Vec<_>>>()?;
-            let why = format!("{} has no device at this relay yet", who.join(", "));
-            out.waits = Some((why, now_ms + NO_DEVICE_MS));
-            tx.save_out(out)?;
-            return Ok(Ran::Waits);
-        }
-        if !missing.is_empty() {
-            let job = Job::Add { users: missing, packages: BTreeMap::new() };
-            enqueue(tx, row, job, now_ms)?;
-        }
-        Ok(Ran::Step(self.build(tx, row, Some(out.n), provider, group, change)?))
-    }
-
-    /// Builds a commit and keeps it pending.
-    fn build(
-        &self,
-        tx: &Tx<'_>,
-        row: &mut ConvRow,
-        job: Option<i64>,
-        provider: &Provider<'_>,
-        group: &mut MlsGroup,
-        change: Change,
-    ) -> Result<Step> {
-        let built = group::commit(provider, &self.device, group, change.adds, change.removes)?;
-        let mut welcomes = Vec::new();
-        if let Some(welcome) = &built.welcome {
-            welcomes.push(json!({ "env": STANDARD.encode(welcome), "to": change.welcomed }));
-        }
-        let extra = json!({
-            "welcomes": welcomes, "members_add": change.users_new, "members_remove": change.users_gone,
-        });
-        self.keep_pending(tx, row, job, &built, extra, false)
-    }
-
-    /// Keeps a commit until the log brings it back.
-    pub(super) fn keep_pending(
-        &self,
-        tx: &Tx<'_>,
-        row: &mut ConvRow,
-        job: Option<i64>,
-        built: &group::BuiltCommit,
-        extra: Value,
-        external: bool,
-    ) -> Result<Step> {
-        let id = group_id(&row.conv_id)?;
-        let msg_id = crate::content::new_id()?;
-        let env = STANDARD.encode(&built.commit);
-        let sealed = info::seal(&row.rejoin_key, &id, built.new_epoch, &built.group_info)?;
-        let mut body = json!({
-            "conv_id": row.conv_id, "msg_id": msg_id, "env": env,
-            "group_info": { "epoch": built.new_epoch, "sealed": STANDARD.encode(sealed) },
-        });
-        if let (Some(body), Value::Object(extra)) = (body.as_object_mut(), extra) {
-            body.extend(extra);
-        }
-        let body = body.to_string();
-        row.pending = Some(Pending {
-            msg_id: msg_id.clone(),
-            env_hash: env_hash(&env),
-            body: body.clone(),
-            job,
-            external,
-            acked: false,
-        });
-        tx.save_conv(row)?;
-        Ok(Step::Commit { msg_id, body })
     }
 
     /// What nobody asked for: others' proposals, and new keys now and then.
@@ -442,20 +295,22 @@ impl Core {
         let id = group_id(&row.conv_id)?;
         if let Some(since) = row.proposals_since_ms {
             let provider = self.live(tx, &id);
-            let mut group = self.group(&provider, &id)?;
-            let due = since + self.proposal_delay_ms(&group)?;
-            if due > now_ms {
-                return Ok(Some(Step::Wait { until_ms: due }));
-            }
-            return self.build(tx, row, None, &provider, &mut group, Change::default()).map(Some);
+            return self.with_group(&provider, &id, |group| {
+                let due = since + self.proposal_delay_ms(group)?;
+                if due > now_ms {
+                    return Ok(Some(Step::Wait { until_ms: due }));
+                }
+                self.build(tx, row, None, &provider, group, Change::default()).map(Some)
+            });
         }
         let jitter = u64::from(self.device.id[0]) * DAY_MS / 256;
         if row.members.len() > 1 && now_ms > row.updated_at_ms + UPDATE_EVERY_MS + jitter {
             let provider = self.live(tx, &id);
-            let mut group = self.group(&provider, &id)?;
             // Whatever becomes of it, the next one is a week away.
             row.updated_at_ms = now_ms;
-            return self.build(tx, row, None, &provider, &mut group, Change::default()).map(Some);
+            return self.with_group(&provider, &id, |group| {
+                self.build(tx, row, None, &provider, group, Change::default()).map(Some)
+            });
         }
         Ok(None)
     }
@@ -477,191 +332,6 @@ impl Core {
         let jitter = u64::from(self.device.id[1]) * PROPOSAL_JITTER_MS / 256;
         Ok(jitter + rank * PROPOSAL_RANK_MS)
     }
-
-    // === answers ===
-
-    /// The relay knows the conversation now.
-    pub fn created(&self, n: i64) -> Result<Events> {
-        self.with_out(n, |tx, row, out| {
-            if row.state == ConversationState::Creating {
-                row.state = ConversationState::Active;
-            }
-            tx.remove_out(out.n)?;
-            tx.save_conv(row)?;
-            Ok(vec![changed(row)])
-        })
-    }
-
-    /// KeyPackages of a user, one for each device: device, base64.
-    pub fn fetched(&self, n: i64, user: NodeId, devices: Vec<(String, String)>) -> Result<Events> {
-        self.with_out(n, |tx, _, out| {
-            if let Job::Add { packages, .. } = &mut out.job {
-                packages.insert(user, devices);
-                tx.save_out(out)?;
-            }
-            Ok(Vec::new())
-        })
-    }
-
-    /// The relay has stored a message.
-    pub fn sent(&self, n: i64) -> Result<Events> {
-        self.with_out(n, |tx, row, out| {
-            match &mut out.job {
-                // Next the user comes off the relay's list.
-                Job::Leave { proposed } => *proposed = true,
-                _ => out.acked = true,
-            }
-            tx.save_out(out)?;
-            Ok(vec![self.out_changed(row, out)])
-        })
-    }
-
-    /// The user is off the relay's list.
-    pub fn left(&self, n: i64) -> Result<Events> {
-        self.with_out(n, |tx, row, out| {
-            tx.remove_out(out.n)?;
-            row.state = ConversationState::Left;
-            tx.save_conv(row)?;
-            self.live(tx, &group_id(&row.conv_id)?).storage.clear()?;
-            Ok(vec![changed(row)])
-        })
-    }
-
-    /// The relay did not take something of the outbox.
-    pub fn refused(&self, n: i64, why: &Refused, now_ms: u64) -> Result<Events> {
-        self.with_out(n, |tx, row, out| {
-            if why.is_stale() {
-                if let Some((_, epoch)) = out.sent {
-                    row.stale_epoch = Some(epoch);
-                    tx.save_conv(row)?;
-                }
-            } else if matches!(out.job, Job::Create { .. })
-                && why.message == "conversation already exists"
-            {
-                // Nobody else chooses our 32 random bytes: the answer to an earlier try was lost.
-                row.state = ConversationState::Active;
-                tx.save_conv(row)?;
-                tx.remove_out(out.n)?;
-                return Ok(vec![changed(row)]);
-            } else if let Some(pause) = why.pause_ms() {
-                out.waits = Some((why.message.clone(), now_ms + pause));
-                tx.save_out(out)?;
-            } else {
-                out.failed = Some(why.message.clone());
-                tx.save_out(out)?;
-            }
-            Ok(vec![self.out_changed(row, out), changed(row)])
-        })
-    }
-
-    /// The relay took a commit, or not.
-    pub fn commit_answered(
-        &self,
-        conv_id: &str,
-        msg_id: &str,
-        answer: &CommitAnswer,
-        now_ms: u64,
-    ) -> Result<Events> {
-        self.store.write(Durability::Soon, |tx| {
-            let mut row = conv(tx, conv_id)?;
-            let Some(pending) = row.pending.as_mut().filter(|pending| pending.msg_id == msg_id)
-            else {
-                // The log was quicker.
-                return Ok(Vec::new());
-            };
-            let why = match answer {
-                CommitAnswer::Acked => {
-                    pending.acked = true;
-                    tx.save_conv(&row)?;
-                    return Ok(Vec::new());
-                }
-                CommitAnswer::Refused(why) => why,
-            };
-            let (job, external) = (pending.job, pending.external);
-            if why.is_stale() && !external {
-                row.stale_epoch = Some(row.epoch);
-                tx.save_conv(&row)?;
-                return Ok(Vec::new());
-            }
-            self.drop_pending(tx, &mut row)?;
-            tx.save_conv(&row)?;
-            let Some(mut out) = job.map(|n| tx.out(n)).transpose()?.flatten() else {
-                return Ok(vec![changed(&row)]);
-            };
-            if why.is_stale() {
-                self.lost_rejoin_race(tx, &mut row, &mut out, now_ms)?;
-            } else if let Some(pause) = why.pause_ms() {
-                out.waits = Some((why.message.clone(), now_ms + pause));
-                tx.save_out(&out)?;
-            } else {
-                out.failed = Some(why.message.clone());
-                tx.save_out(&out)?;
-            }
-            Ok(vec![self.out_changed(&row, &out), changed(&row)])
-        })
-    }
-
-    fn lost_rejoin_race(
-        &self,
-        tx: &Tx<'_>,
-        row: &mut ConvRow,
-        out: &mut OutRow,
-        now_ms: u64,
-    ) -> Result<()> {
-        let Job::Rejoin { tries, .. } = &mut out.job else { return Ok(()) };
-        *tries += 1;
-        if *tries >= REJOIN_TRIES {
-            out.failed = Some("others were quicker five times; try again later".into());
-        } else {
-            let jitter = u64::from(self.device.id[2]) * 4;
-            out.waits = Some(("another change of the group was quicker".into(), now_ms + jitter));
-        }
-        tx.save_out(out)?;
-        tx.save_conv(row)
-    }
-
-    /// Forgets the commit under way: it lost, or must not be sent any more.
-    pub(super) fn drop_pending(&self, tx: &Tx<'_>, row: &mut ConvRow) -> Result<()> {
-        let Some(pending) = row.pending.take() else { return Ok(()) };
-        let id = group_id(&row.conv_id)?;
-        if pending.external {
-            return self.joining(tx, &id).storage.clear();
-        }
-        let provider = self.live(tx, &id);
-        let mut group = self.group(&provider, &id)?;
-        group
-            .clear_pending_commit(&provider.storage)
-            .map_err(|error| Error::Mls(error.to_string()))?;
-        note_group(row, &group)
-    }
-
-    fn with_out(
-        &self,
-        n: i64,
-        change: impl FnOnce(&Tx<'_>, &mut ConvRow, &mut OutRow) -> Result<Events>,
-    ) -> Result<Events> {
-        self.store.write(Durability::Soon, |tx| {
-            // It may be gone: the log was quicker than the answer.
-            let Some(mut out) = tx.out(n)? else { return Ok(Vec::new()) };
-            let Some(mut row) = tx.conv_by_n(out.conv)? else { return Ok(Vec::new()) };
-            change(tx, &mut row, &mut out)
-        })
-    }
-
-    fn out_changed(&self, row: &ConvRow, out: &OutRow) -> Event {
-        Event::Changed { conv_id: row.conv_id.clone(), seq: None, local: Some(out.n) }
-    }
-}
-
-/// What a commit is to change.
-#[derive(Default)]
-struct Change {
-    adds: Vec<KeyPackage>,
-    removes: Vec<openmls::prelude::LeafNodeIndex>,
-    /// For whom the Welcome is, as the relay reads it.
-    welcomed: Vec<Value>,
-    users_new: BTreeSet<NodeId>,
-    users_gone: BTreeSet<NodeId>,
 }
 
 /// What became of one look at a job.
@@ -698,11 +368,9 @@ pub(super) fn holds_up(row: &ConvRow, job: &Job) -> bool {
 }
 
 pub(super) fn device_text(device: &[u8; 16]) -> String {
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     URL_SAFE_NO_PAD.encode(device)
 }
 
-fn device_bytes(text: &str) -> Option<[u8; 16]> {
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+pub(super) fn device_bytes(text: &str) -> Option<[u8; 16]> {
     URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
 }

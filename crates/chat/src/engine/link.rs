@@ -1,5 +1,7 @@
 //! One connection from the first request to its end.
 
+mod asking;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -17,6 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::asking::{Answered, Outcome, request};
 use super::{PresenceWish, Queue, Shared, Wish, now_ms, requests};
 use crate::{
     core::{Applied, CommitAnswer, InboxEntry, Refused, Step},
@@ -28,9 +31,10 @@ use crate::{
 const ACK_EVERY: Duration = Duration::from_millis(500);
 /// A request on the socket that is not answered in this time breaks the connection.
 const ANSWER: Duration = Duration::from_secs(20);
-/// How long a presence lease lasts, and when it is renewed.
-const LEASE_S: u64 = 120;
+/// When a presence lease is renewed.
 const LEASE_EVERY: Duration = Duration::from_secs(60);
+/// How often revoked devices are looked for, beside every new connection.
+const HEED_EVERY: Duration = Duration::from_secs(3_600);
 /// Requests over HTTP that are under way at once.
 const MAX_REQUESTS: usize = 16;
 /// How often a gap in the log is followed up before the connection is given up.
@@ -66,23 +70,6 @@ enum Asked {
     Send { conv_id: String, n: i64 },
     Ping(Instant),
     Other,
-}
-
-/// What came of a request over HTTP.
-struct Answered {
-    conv_id: String,
-    outcome: Outcome,
-}
-
-enum Outcome {
-    Created(i64),
-    Packages(i64, NodeId, Vec<(String, String)>),
-    GroupInfo(i64, u64, String),
-    Left(i64),
-    Refused(i64, Refused),
-    /// Nobody knows whether it was done.
-    Broken(RelayError),
-    Nothing,
 }
 
 /// Starts a session and follows everything.
@@ -201,6 +188,7 @@ impl Link {
             self.queue.insert(conv_id);
         }
         self.keep_vault();
+        self.heed_revocations();
         self.ask("ping", Asked::Ping(Instant::now()), &json!({})).await
     }
 
@@ -227,9 +215,10 @@ impl Link {
     ) -> Result<()> {
         let mut acks_due = Instant::now() + ACK_EVERY;
         let mut lease_due = Instant::now();
+        let mut heed_due = Instant::now() + HEED_EVERY;
         loop {
             self.work().await?;
-            let wake = self.next_wake(acks_due.min(lease_due));
+            let wake = self.next_wake(acks_due.min(lease_due).min(heed_due));
             tokio::select! {
                 () = stop.cancelled() => return self.farewell().await,
                 frame = self.socket.next() => self.frame(frame?).await?,
@@ -250,6 +239,10 @@ impl Link {
             if now >= lease_due {
                 self.renew_lease();
                 lease_due = now + LEASE_EVERY;
+            }
+            if now >= heed_due {
+                self.heed_revocations();
+                heed_due = now + HEED_EVERY;
             }
             if self.asked.values().any(|(_, until)| *until < now) {
                 return Err(
@@ -321,9 +314,11 @@ impl Link {
     async fn inbox(&mut self, entry: InboxEntry) -> Result<()> {
         let (seq, conv_id) = (entry.seq, entry.conv_id.clone());
         let refill = entry.kind == "key_packages_low";
+        let welcome = entry.kind == "welcome";
         let events = self.shared.on_core(move |core| core.inbox(&entry, now_ms())).await?;
         self.inbox_ack = Some(seq);
-        let joined = events.iter().any(|event| matches!(event, Event::Conversation { .. }));
+        let joined =
+            welcome && events.iter().any(|event| matches!(event, Event::Conversation { .. }));
         self.shared.tell(events);
         if refill {
             let left = requests::pool(&self.client).await?;
@@ -532,6 +527,10 @@ impl Link {
         let events = match outcome {
             Outcome::Broken(error) => return Err(error.into()),
             Outcome::Nothing => Vec::new(),
+            Outcome::Wake(convs) => {
+                self.queue.extend(convs);
+                Vec::new()
+            }
             Outcome::Created(n) => self.shared.on_core(move |core| core.created(n)).await?,
             Outcome::Packages(n, user, devices) => {
                 self.shared.on_core(move |core| core.fetched(n, user, devices)).await?
@@ -542,6 +541,9 @@ impl Link {
                     .await?
             }
             Outcome::Left(n) => self.shared.on_core(move |core| core.left(n)).await?,
+            Outcome::Asked(n, members) => {
+                self.shared.on_core(move |core| core.rejoin_asked(n, members, now_ms())).await?
+            }
             Outcome::Refused(n, why) => {
                 self.shared.on_core(move |core| core.refused(n, &why, now_ms())).await?
             }
@@ -571,93 +573,9 @@ impl Link {
         }
         Ok(())
     }
-
-    /// Writes the vault, where something is new; a failure is made good with the next connection.
-    fn keep_vault(&mut self) {
-        let (shared, client) = (self.shared.clone(), self.client.clone());
-        self.requests.spawn(async move {
-            if let Err(error) = crate::chat::keep_vault(&shared, &client).await {
-                tracing::debug!(%error, "the vault was not written");
-            }
-            Answered { conv_id: String::new(), outcome: Outcome::Nothing }
-        });
-    }
-
-    /// Keeps the user shown as there, where they want it.
-    fn renew_lease(&mut self) {
-        let Some(invisible) = self.appear else { return };
-        let client = self.client.clone();
-        let body = json!({
-            "device_id": self.shared.core.device().device_id(), "ttl_seconds": LEASE_S, "invisible": invisible,
-        });
-        self.requests.spawn(async move {
-            // A lease that is not renewed runs out; the next one is tried in a minute.
-            let _: std::result::Result<Value, _> =
-                client.call(Request::post("/v1/presence/lease", &body)).await;
-            Answered { conv_id: String::new(), outcome: Outcome::Nothing }
-        });
-    }
 }
 
 fn problem(why: Refused) -> Error {
     let problem = Problem { code: why.code, message: why.message, extra: serde_json::Map::new() };
     Error::Relay(RelayError::Refused { problem: Box::new(problem), request_id: None })
-}
-
-/// Asks over HTTP.
-async fn request(client: &Client, conv_id: &str, step: Step, me: NodeId, own: &str) -> Outcome {
-    let (n, done) = match step {
-        Step::Create { n, path, body } => {
-            let asked = client.call::<Value>(Request::post(path, &body)).await;
-            (n, asked.map(|_| Outcome::Created(n)))
-        }
-        Step::Fetch { n, user } => (n, packages(client, n, user, me, own).await),
-        Step::GroupInfo { n } => {
-            let asked = requests::group_info(client, conv_id).await;
-            (n, asked.map(|(epoch, sealed)| Outcome::GroupInfo(n, epoch, sealed)))
-        }
-        Step::Leave { n } => {
-            let body = json!({ "conv_id": conv_id, "members": [me] });
-            let asked = client.call::<Value>(Request::post("/v1/rooms/remove", &body)).await;
-            let left = match asked {
-                // Direct messages have no list to come off, and who is off it already is off it.
-                Err(error) if requests::refused(&error).is_some_and(|why| is_final(&why)) => {
-                    Ok(Outcome::Left(n))
-                }
-                other => other.map(|_| Outcome::Left(n)),
-            };
-            (n, left)
-        }
-        Step::Commit { .. } | Step::Send { .. } | Step::Wait { .. } => return Outcome::Nothing,
-    };
-    match done {
-        Ok(outcome) => outcome,
-        Err(error) => match requests::refused(&error) {
-            Some(why) => Outcome::Refused(n, why),
-            None => Outcome::Broken(error),
-        },
-    }
-}
-
-fn is_final(why: &Refused) -> bool {
-    matches!(why.code, Code::InvalidRequest | Code::Forbidden | Code::NotFound)
-}
-
-/// KeyPackages of a user's devices. The own ones are only fetched where there is another device than this one.
-async fn packages(
-    client: &Client,
-    n: i64,
-    user: NodeId,
-    me: NodeId,
-    own: &str,
-) -> std::result::Result<Outcome, RelayError> {
-    if user == me {
-        let devices = requests::pool(client).await?;
-        if devices.iter().all(|(device, _)| device == own) {
-            return Ok(Outcome::Packages(n, user, Vec::new()));
-        }
-    }
-    let mut devices = requests::fetch_packages(client, &user).await?;
-    devices.retain(|(device, _)| device != own || user != me);
-    Ok(Outcome::Packages(n, user, devices))
 }

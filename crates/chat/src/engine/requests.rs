@@ -83,6 +83,21 @@ pub(crate) async fn group_info(
     Ok((answer.epoch, answer.group_info))
 }
 
+/// Has the members asked to let this device in again; gives how many.
+pub(crate) async fn ask_rejoin(
+    client: &Client,
+    conv_id: &str,
+) -> std::result::Result<u64, RelayError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        asked: u64,
+    }
+    let body = json!({ "conv_id": conv_id });
+    let request = Request::post("/v1/conversations/rejoin_request", &body);
+    client.call::<Answer>(request).await.map(|answer| answer.asked)
+}
+
 /// The user's vault: its version and bytes.
 pub(crate) async fn vault(client: &Client) -> Result<(u64, Vec<u8>)> {
     #[derive(Deserialize)]

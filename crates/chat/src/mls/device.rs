@@ -24,6 +24,8 @@ const HOUR_S: u64 = 3_600;
 const DAY_S: u64 = 86_400;
 /// How long a binding holds; the profile allows 400 days.
 const BINDING_DAYS: u64 = 365;
+/// A binding is renewed so long before it ends: longer than any KeyPackage lasts.
+const RENEW_DAYS: u64 = 100;
 /// How long KeyPackages may be used (`mls-profile.md` 1).
 const ONE_TIME_DAYS: u64 = 28;
 const LAST_RESORT_DAYS: u64 = 84;
@@ -40,7 +42,7 @@ pub(crate) struct Device {
 
 /// Signs what this device says in groups.
 #[derive(Debug, Clone)]
-pub(crate) struct LeafKey(SigningKey);
+pub(crate) struct LeafKey(pub(super) SigningKey);
 
 impl Signer for LeafKey {
     fn sign(&self, payload: &[u8]) -> std::result::Result<Vec<u8>, SignerError> {
@@ -82,6 +84,17 @@ impl Device {
         let signature = user.sign(&binding.to_be_signed(leaf.node_id().as_bytes()))?;
         let identity = binding.identity(&signature).to_vec();
         Ok(Self { user: binding.user, id, binding, leaf: LeafKey(leaf), identity })
+    }
+
+    /// The same device under a new binding, where this one ends soon. Leaves that it has keep the one they were let in with,
+    /// which nobody looks at again (`mls-profile.md` 3); KeyPackages get the new one, before those that are out can end
+    /// after their binding.
+    pub fn renewed(&self, user: &UserSigner, now_s: u64) -> Result<Option<Self>> {
+        if now_s + RENEW_DAYS * DAY_S < self.binding.not_after {
+            return Ok(None);
+        }
+        let leaf = SigningKey::from_seed(*self.leaf.0.seed());
+        Self::bind(user, self.id, leaf, now_s).map(Some)
     }
 
     pub fn save(&self) -> SavedDevice {

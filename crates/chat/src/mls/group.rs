@@ -1,5 +1,7 @@
 //! Groups: making them, joining them, changing them, and what is checked before any of it is believed.
 
+mod leaves;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use openmls::{
@@ -8,19 +10,18 @@ use openmls::{
         PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessedWelcome, StagedCommit, StagedWelcome,
     },
     prelude::{
-        BasicCredential, Credential, CredentialType, Extension, ExtensionType, Extensions, GroupId,
-        KeyPackage, KeyPackageIn, LeafNode, LeafNodeIndex, LeafNodeParameters, MlsMessageBodyIn,
-        MlsMessageIn, ProcessedMessageContent, Proposal, ProtocolMessage, ProtocolVersion,
-        QueuedProposal, RequiredCapabilitiesExtension, Sender, SenderRatchetConfiguration,
-        UnknownExtension, tls_codec::Deserialize as _,
+        CredentialType, Extension, ExtensionType, Extensions, GroupId, KeyPackage, KeyPackageIn,
+        LeafNodeIndex, LeafNodeParameters, MlsMessageBodyIn, MlsMessageIn, ProcessedMessageContent,
+        Proposal, ProtocolMessage, ProtocolVersion, QueuedProposal, RequiredCapabilitiesExtension,
+        Sender, SenderRatchetConfiguration, UnknownExtension, tls_codec::Deserialize as _,
     },
 };
-use relay_proto::{
-    NodeId,
-    conv::ConvKind,
-    mls::{DeviceBinding, KeyPackage as CheckedKeyPackage},
-};
+use relay_proto::{NodeId, conv::ConvKind, mls::KeyPackage as CheckedKeyPackage};
 
+pub(crate) use self::leaves::{Leaf, count_users, leaves};
+use self::leaves::{
+    check_leaf, check_leaves, check_once, check_same_leaf, check_users, identity_of, leaf_of,
+};
 use super::{
     Provider, SUITE,
     context::{self, RelayConversation},
@@ -34,14 +35,6 @@ const PADDING: usize = 256;
 const IDENTITY_HEAD: &[u8] = b"RLY\x01";
 /// Leaves of one group.
 pub(crate) const MAX_LEAVES: usize = 1_024;
-
-/// One device in a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Leaf {
-    pub index: LeafNodeIndex,
-    pub user: NodeId,
-    pub device: [u8; 16],
-}
 
 /// A commit of ours, ready to be sent.
 #[derive(Debug)]
@@ -396,10 +389,17 @@ pub(crate) fn check_commit(
     let mut after: BTreeMap<u32, (NodeId, [u8; 16])> =
         before.iter().map(|leaf| (leaf.index.u32(), (leaf.user, leaf.device))).collect();
     let mut new = Vec::new();
+    // A device that is taken out and in again is there afterwards: anybody may do that for a member (6.5).
+    let mut added = BTreeSet::new();
+    for queued in staged.queued_proposals() {
+        if let Proposal::Add(add) = queued.proposal() {
+            added.insert(identity_of(add.key_package().leaf_node().credential())?);
+        }
+    }
     for queued in staged.queued_proposals() {
         match queued.proposal() {
             Proposal::Remove(remove) => {
-                let (user, _) = after
+                let (user, device) = after
                     .remove(&remove.removed().u32())
                     .ok_or_else(|| Hostile::Commit("it removes a leaf that is not there".into()))?;
                 let own_wish = match queued.sender() {
@@ -408,7 +408,8 @@ pub(crate) fn check_commit(
                     }
                     _ => user == committer,
                 };
-                if !(own_wish || user == committer || governs(&committer)) {
+                let again = added.contains(&(user, device));
+                if !(own_wish || again || user == committer || governs(&committer)) {
                     return Err(Hostile::NotAllowed(committer.to_string()).into());
                 }
             }
@@ -475,21 +476,7 @@ pub(crate) fn effect(before: &BTreeMap<NodeId, usize>, after: &BTreeMap<NodeId, 
     effect
 }
 
-// === leaves ===
-
-/// Every device in the group.
-pub(crate) fn leaves(group: &MlsGroup) -> Result<Vec<Leaf>> {
-    group.members().map(|member| Ok(leaf_of(member.index, &member.credential)?)).collect()
-}
-
-/// How many devices each user has.
-pub(crate) fn count_users(leaves: &[Leaf]) -> BTreeMap<NodeId, usize> {
-    let mut users = BTreeMap::new();
-    for leaf in leaves {
-        *users.entry(leaf.user).or_default() += 1;
-    }
-    users
-}
+// === the rest ===
 
 /// The first 8 bytes of the authenticator of the epoch, hex.
 pub(crate) fn check_of(group: &MlsGroup) -> String {
@@ -497,89 +484,7 @@ pub(crate) fn check_of(group: &MlsGroup) -> String {
     hex::encode(authenticator.get(..8).unwrap_or(authenticator))
 }
 
-/// Reads who a leaf says it is. The binding was verified when the leaf came into view.
-fn leaf_of(index: LeafNodeIndex, credential: &Credential) -> std::result::Result<Leaf, Hostile> {
-    let (user, device) = identity_of(credential)?;
-    Ok(Leaf { index, user, device })
-}
-
-fn identity_of(credential: &Credential) -> std::result::Result<(NodeId, [u8; 16]), Hostile> {
-    let bad = |why: &str| Hostile::Binding(why.to_owned());
-    let basic = BasicCredential::try_from(credential.clone())
-        .map_err(|_| bad("the credential is not basic"))?;
-    let identity = basic.identity();
-    let user: [u8; 32] = identity
-        .get(4..36)
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| bad("the identity ends early"))?;
-    let device: [u8; 16] = identity
-        .get(36..52)
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| bad("the identity ends early"))?;
-    let user = NodeId::from_bytes(user).map_err(|error| bad(&error.to_string()))?;
-    Ok((user, device))
-}
-
-fn check_leaf(leaf: &LeafNode, now_s: Option<u64>) -> Result<DeviceBinding> {
-    let binding = check_binding(leaf.credential(), leaf.signature_key().as_slice())?;
-    if let Some(now_s) = now_s {
-        binding.check_time(now_s)?;
-    }
-    Ok(binding)
-}
-
-fn check_binding(credential: &Credential, key: &[u8]) -> Result<DeviceBinding> {
-    let basic = BasicCredential::try_from(credential.clone())
-        .map_err(|_| Hostile::Binding("the credential is not basic".into()))?;
-    let key: &[u8; 32] = key
-        .try_into()
-        .map_err(|_| Hostile::Binding("the signature key has not 32 bytes".into()))?;
-    Ok(DeviceBinding::verify(basic.identity(), key)?)
-}
-
-fn check_same_leaf(before: &[Leaf], sender: &Sender, new: &LeafNode) -> Result<()> {
-    let binding = check_leaf(new, None)?;
-    let Sender::Member(index) = sender else { return Err(Hostile::Stranger.into()) };
-    let same = before.iter().any(|leaf| {
-        leaf.index == *index && (leaf.user, leaf.device) == (binding.user, binding.device)
-    });
-    if same { Ok(()) } else { Err(Hostile::Binding("a member changed who it is".into()).into()) }
-}
-
-/// Checks all leaves of a tree that comes into view, each binding and each device once.
-fn check_leaves(
-    members: impl Iterator<Item = (LeafNodeIndex, Credential, Vec<u8>)>,
-) -> Result<Vec<Leaf>> {
-    let mut leaves = Vec::new();
-    for (index, credential, key) in members {
-        let binding = check_binding(&credential, &key)?;
-        leaves.push(Leaf { index, user: binding.user, device: binding.device });
-        if leaves.len() > MAX_LEAVES {
-            return Err(Hostile::Profile("more than 1024 devices".into()).into());
-        }
-    }
-    check_once(leaves.iter().map(|leaf| (leaf.user, leaf.device)))?;
-    Ok(leaves)
-}
-
-fn check_once(leaves: impl Iterator<Item = (NodeId, [u8; 16])>) -> Result<()> {
-    let mut seen = BTreeSet::new();
-    for leaf in leaves {
-        if !seen.insert(leaf) {
-            return Err(Hostile::TwiceInGroup.into());
-        }
-    }
-    Ok(())
-}
-
-fn check_users(about: &RelayConversation, leaves: &[Leaf]) -> Result<()> {
-    if about.kind == ConvKind::Dm && count_users(leaves).len() > 2 {
-        return Err(Hostile::ThirdInDm.into());
-    }
-    Ok(())
-}
-
-fn parse(bytes: &[u8]) -> Result<MlsMessageIn> {
+pub(super) fn parse(bytes: &[u8]) -> Result<MlsMessageIn> {
     let mut rest = bytes;
     let message =
         MlsMessageIn::tls_deserialize(&mut rest).map_err(|error| malformed(&error.to_string()))?;

@@ -19,12 +19,6 @@ const DEVICE: &[u8] = b"device";
 #[error("{0}")]
 pub struct MlsError(String);
 
-impl From<Error> for MlsError {
-    fn from(error: Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
 impl From<serde_json::Error> for MlsError {
     fn from(error: serde_json::Error) -> Self {
         Self(error.to_string())
@@ -70,13 +64,22 @@ impl<'a> MlsStorage<'a> {
         Ok(())
     }
 
+    /// An error on its way through the library; the transaction keeps what it was.
+    fn fault(&self, error: impl Into<Error>) -> MlsError {
+        let error = error.into();
+        let told = MlsError(error.to_string());
+        self.tx.fault.replace(Some(error));
+        told
+    }
+
     fn name(&self, label: &str, key: &impl Serialize) -> Done<[u8; 16]> {
         Ok(self.tx.keys.tag(label, &serde_json::to_vec(key)?))
     }
 
     fn put(&self, scope: &[u8], label: &str, key: &impl Serialize, value: &impl Serialize) -> Done {
         let name = self.name(label, key)?;
-        let sealed = self.tx.seal_json(&place("mls", &name), value)?;
+        let sealed =
+            self.tx.seal_json(&place("mls", &name), value).map_err(|error| self.fault(error))?;
         self.tx
             .sql
             .prepare_cached(
@@ -84,7 +87,7 @@ impl<'a> MlsStorage<'a> {
                  ON CONFLICT (scope, name) DO UPDATE SET value = ?3",
             )
             .and_then(|mut statement| statement.execute(params![scope, &name[..], sealed]))
-            .map_err(Error::from)?;
+            .map_err(|error| self.fault(error))?;
         Ok(())
     }
 
@@ -102,9 +105,9 @@ impl<'a> MlsStorage<'a> {
             .and_then(|mut statement| {
                 statement.query_row(params![scope, &name[..]], |row| row.get(0)).optional()
             })
-            .map_err(Error::from)?;
+            .map_err(|error| self.fault(error))?;
         let opened = sealed.map(|sealed| self.tx.open_json(&place("mls", &name), &sealed));
-        Ok(opened.transpose()?)
+        opened.transpose().map_err(|error| self.fault(error))
     }
 
     fn delete(&self, scope: &[u8], label: &str, key: &impl Serialize) -> Done {
@@ -113,7 +116,7 @@ impl<'a> MlsStorage<'a> {
             .sql
             .prepare_cached("DELETE FROM mls WHERE scope = ?1 AND name = ?2")
             .and_then(|mut statement| statement.execute(params![scope, &name[..]]))
-            .map_err(Error::from)?;
+            .map_err(|error| self.fault(error))?;
         Ok(())
     }
 

@@ -69,6 +69,17 @@ pub(crate) struct ConvRow {
     /// Since when others wait for somebody to commit their proposals, unix milliseconds.
     #[serde(default)]
     pub proposals_since_ms: Option<u64>,
+    /// Members' devices that ask to be taken out and in again, the latest last.
+    #[serde(default)]
+    pub asking: Vec<AskingDevice>,
+}
+
+/// A device that has lost its state and asks to be let in again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AskingDevice {
+    pub user: NodeId,
+    pub device: String,
+    pub at_ms: u64,
 }
 
 impl ConvRow {
@@ -179,7 +190,28 @@ pub(crate) enum Job {
         tries: u32,
         /// This device takes the place of all others of its user, which are lost.
         replaces: bool,
+        /// How far it has got with asking the members, where the published state does not help.
+        #[serde(default)]
+        ask: Asking,
     },
+    /// Takes a member's device that has lost its state out and in again.
+    Readmit {
+        user: NodeId,
+        device: String,
+        /// KeyPackages of the user's devices, once they are here: device, base64.
+        packages: Option<Vec<(String, String)>>,
+    },
+}
+
+/// Whether members were asked to let this device in again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Asking {
+    #[default]
+    No,
+    /// To be asked next.
+    Due,
+    Asked,
 }
 
 /// A content as it is kept: the form that travels.

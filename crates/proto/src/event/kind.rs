@@ -28,6 +28,8 @@ pub mod reserved {
     pub const KEY_ROTATION: u16 = 10_100;
     pub const ROTATION_APPROVAL: u16 = 10_101;
     pub const ACL_POLICY: u16 = 10_200;
+    /// The author's chat device, base64url in `d`, is not theirs any more.
+    pub const DEVICE_REVOCATION: u16 = 30_300;
     pub const REQUEST: u16 = 21_000;
     pub const RESPONSE: u16 = 21_001;
     /// Signed HTTP requests; never accepted by publishing.

@@ -1,7 +1,11 @@
 //! `relay chat`: end-to-end encrypted conversations, for people and for bots.
 
+mod govern;
+mod keyring;
+mod meet;
 mod open;
 mod opening;
+mod passphrase;
 mod read;
 mod room;
 mod show;
@@ -28,6 +32,12 @@ enum Verb {
     /// Write to one person, beginning a conversation where there is none
     #[command(after_help = write::DM_EXAMPLES)]
     Dm(write::Dm),
+    /// Print a line by which others can write to you
+    #[command(after_help = meet::LINK_EXAMPLES)]
+    Link(meet::Link),
+    /// Write to whoever gave you such a line
+    #[command(after_help = meet::MEET_EXAMPLES)]
+    Meet(meet::Meet),
     /// Make a room
     #[command(after_help = write::NEW_EXAMPLES)]
     New(write::New),
@@ -85,6 +95,18 @@ enum Verb {
     /// Take people out of a room
     #[command(after_help = room::REMOVE_EXAMPLES)]
     Remove(room::People),
+    /// Take people out of a room and keep them out; without people, list whom it keeps out
+    #[command(after_help = govern::BAN_EXAMPLES)]
+    Ban(govern::Ban),
+    /// Let people be invited again
+    #[command(after_help = govern::UNBAN_EXAMPLES)]
+    Unban(room::People),
+    /// Let somebody in again whose device has lost its state; without a person, list who asks
+    #[command(after_help = govern::READMIT_EXAMPLES)]
+    Readmit(govern::Readmit),
+    /// Begin a new conversation in the place of one that is stuck
+    #[command(after_help = govern::RESTART_EXAMPLES)]
+    Restart(room::One),
     /// Make somebody an admin of a room, or a plain member again
     #[command(after_help = room::PROMOTE_EXAMPLES)]
     Promote(room::Promote),
@@ -110,8 +132,8 @@ enum Verb {
     #[command(after_help = room::NAME_EXAMPLES)]
     Name(room::Name),
     /// Protect what is stored here with a passphrase, or change it
-    #[command(after_help = room::PASSPHRASE_EXAMPLES)]
-    Passphrase(room::Passphrase),
+    #[command(after_help = passphrase::EXAMPLES)]
+    Passphrase(passphrase::Passphrase),
 }
 
 /// Talks in a conversation line by line.
@@ -125,6 +147,8 @@ impl ChatGroup {
         match self.verb.unwrap_or(Verb::Ls(read::Ls::default())) {
             Verb::Ls(verb) => verb.run(app).await,
             Verb::Dm(verb) => verb.run(app).await,
+            Verb::Link(verb) => verb.run(app).await,
+            Verb::Meet(verb) => verb.run(app).await,
             Verb::New(verb) => verb.run(app).await,
             Verb::Send(verb) => verb.run(app).await,
             Verb::File(verb) => verb.run(app).await,
@@ -144,6 +168,10 @@ impl ChatGroup {
             Verb::Members(verb) => verb.run(app).await,
             Verb::Invite(verb) => verb.invite(app).await,
             Verb::Remove(verb) => verb.remove(app).await,
+            Verb::Ban(verb) => verb.run(app).await,
+            Verb::Unban(verb) => verb.unban(app).await,
+            Verb::Readmit(verb) => verb.run(app).await,
+            Verb::Restart(verb) => verb.restart(app).await,
             Verb::Promote(verb) => verb.run(app).await,
             Verb::Title(verb) => verb.run(app).await,
             Verb::Label(verb) => verb.run(app).await,

@@ -11,6 +11,11 @@ use relay_chat::{
     Chat, MessageRange,
     views::{ConversationState, Delivery, MessageBody},
 };
+use relay_client::Request;
+use relay_proto::{
+    conv::Role,
+    event::{Draft, Tags, reserved},
+};
 use support::Relay;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,6 +77,94 @@ async fn a_room_changes_its_members() {
     bob.until("end", |chat| chat.conversation(&room).unwrap().state == ConversationState::Left)
         .await;
     alice.until_members(&room, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_invites_and_a_device_without_a_vault_is_let_in_by_asking() {
+    let relay = Relay::configured(FREE);
+    provider();
+    let (alice, bob, carol) = (
+        Person::join(&relay, 1).await,
+        Person::join(&relay, 2).await,
+        Person::join(&relay, 3).await,
+    );
+    let room = alice.chat.create_room(Some("ops".into()), vec![bob.id()]).await.unwrap();
+    bob.accept().await;
+    // An admin is one at the relay too, which would not take the invitation otherwise.
+    alice.chat.set_role(&room, bob.id(), Role::Admin).await.unwrap();
+    bob.until("admin", |chat| chat.conversation(&room).unwrap().role == Role::Admin).await;
+    bob.chat.invite(&room, vec![carol.id()]).await.unwrap();
+    carol.accept().await;
+    carol.send(&room, "hi all").await;
+    alice.reads(&room, "hi all").await;
+    // Carol loses her device, and her vault too; her key she has.
+    let client = carol.chat.client().unwrap();
+    let vault: serde_json::Value = client.call(Request::get("/v1/vault")).await.unwrap();
+    let body = serde_json::json!({ "version": vault["version"], "blob": "" });
+    let mut emptied = Request::post("/v1/vault", &body);
+    emptied.method = relay_client::client::Method::PUT;
+    let _: serde_json::Value = client.call(emptied).await.unwrap();
+    carol.chat.close().await;
+    let carol = Person::open(&relay.url, 3, tempfile::tempdir().unwrap()).await;
+    carol.online().await;
+    let recovered = carol.chat.recover(true).await.unwrap();
+    assert_eq!((recovered.conversations, recovered.without_key), (0, 1));
+    alice.until("a request", |chat| !chat.asking(&room).unwrap().is_empty()).await;
+    let asking = alice.chat.asking(&room).unwrap();
+    assert_eq!(asking[0].user_id, carol.id());
+    alice.chat.readmit(&room, carol.id()).await.unwrap();
+    carol
+        .until("a way in", |chat| {
+            chat.conversation(&room).is_ok_and(|view| view.state == ConversationState::Active)
+        })
+        .await;
+    carol.send(&room, "here again").await;
+    for person in [&alice, &bob] {
+        person.reads(&room, "here again").await;
+        // The lost device is out: the new one has taken its place.
+        person
+            .until("one device each", |chat| {
+                chat.members(&room).unwrap().iter().all(|member| member.devices == 1)
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_device_is_taken_out_by_others_too() {
+    let relay = Relay::configured(FREE);
+    provider();
+    let (alice, bob) = (Person::join(&relay, 1).await, Person::join(&relay, 2).await);
+    let phone = Person::join(&relay, 2).await;
+    let room = alice.chat.create_room(Some("ops".into()), vec![bob.id()]).await.unwrap();
+    bob.accept().await;
+    let bobs_id = bob.id();
+    let devices = |chat: &Chat| {
+        let members = chat.members(&room).unwrap();
+        members.iter().find(|member| member.user_id == bobs_id).map(|member| member.devices)
+    };
+    alice.until("two devices", |chat| devices(chat) == Some(2)).await;
+    // Bob's other device is away; that the phone is lost, his key says in public.
+    let lost = phone.chat.me().unwrap().device_id;
+    bob.chat.close().await;
+    let mut tags = Tags::new();
+    tags.push(["d", &lost]);
+    let draft = Draft {
+        kind: reserved::DEVICE_REVOCATION,
+        created_at_ns: relay_client::unix_ns(),
+        tags,
+        content: String::new(),
+    };
+    let key: relay_client::Signer = person::key(2).into();
+    let event = key.sign_event(&draft).unwrap();
+    alice.chat.client().unwrap().publish(&event).await.unwrap();
+    let alice = alice.restart().await;
+    alice.until("one device", |chat| devices(chat) == Some(1)).await;
+    phone
+        .until("its end", |chat| {
+            chat.conversation(&room).unwrap().state == ConversationState::Removed
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

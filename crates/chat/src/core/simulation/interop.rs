@@ -9,11 +9,11 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use relay_proto::mls::DeviceBinding;
-use serde_json::json;
+use relay_proto::{SigningKey, mls::DeviceBinding};
+use serde_json::{Value, json};
 
 use super::*;
-use crate::{content::Content, mls::info};
+use crate::{content::Content, mls::info, store::random};
 
 /// Somebody on ts-mls.
 struct Foreign {
@@ -184,7 +184,7 @@ fn a_member_on_another_library_takes_part() {
     let mut dave = Foreign::new(4, world.now_ms);
     dave.hand_in(&mut world.relay);
     let room = world.room(0, &[1]);
-    world.peers[0].core.invite(&room, vec![dave.user()], world.now_ms).unwrap();
+    world.peers[0].core.invite(&room, &[dave.user()], world.now_ms).unwrap();
     world.settle();
     // Join, and both directions.
     let next = dave.join(&world.relay) + 1;
@@ -211,7 +211,7 @@ fn a_member_on_another_library_takes_part() {
     dave.ok(json!({ "verb": "commit" }));
     let third = world.add_device(3);
     let user = world.id(third);
-    world.peers[0].core.invite(&room, vec![user], world.now_ms).unwrap();
+    world.peers[0].core.invite(&room, &[user], world.now_ms).unwrap();
     world.settle();
     world.accept_all();
     world.say(third, &room, "carol is here");

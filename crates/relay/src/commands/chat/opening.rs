@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     app::{App, Target},
+    checks,
     error::{Failure, exit},
     files, prompt,
 };
@@ -37,8 +38,8 @@ pub async fn opened(app: &App) -> Result<Chat, Failure> {
 pub async fn current(app: &App) -> Result<Chat, Failure> {
     let chat = opened(app).await?;
     match tokio::time::timeout(app.timeout(), chat.caught_up()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(failure(&error, "your chats")),
+        Ok(Ok(())) => warn_of_clock(app, &chat).await,
+        Ok(Err(error)) => return Err(not_let_in(&chat, &error).await),
         Err(_) => app.notice("the relay is not reached; this is what was stored here"),
     }
     Ok(chat)
@@ -49,8 +50,11 @@ pub async fn connected(app: &App) -> Result<Chat, Failure> {
     let chat = opened(app).await?;
     let what = "your chats";
     match tokio::time::timeout(app.timeout(), chat.caught_up()).await {
-        Ok(Ok(())) => Ok(chat),
-        Ok(Err(error)) => Err(failure(&error, what)),
+        Ok(Ok(())) => {
+            warn_of_clock(app, &chat).await;
+            Ok(chat)
+        }
+        Ok(Err(error)) => Err(not_let_in(&chat, &error).await),
         Err(_) => {
             let why = match chat.connection() {
                 relay_chat::views::Connection::Offline { why, .. } => why,
@@ -63,6 +67,40 @@ pub async fn connected(app: &App) -> Result<Chat, Failure> {
         }
     }
 }
+
+/// Says so where this machine's clock is far from the relay's: the keys by which others invite this device are dated, and
+/// are refused then.
+async fn warn_of_clock(app: &App, chat: &Chat) {
+    let Ok(client) = chat.client() else { return };
+    if let Some(told) = clock_off(&client).await {
+        app.notice(&format!("{told}: others may not be able to invite you. {SET_CLOCK}"));
+    }
+}
+
+/// Why the relay does not let this device in, and whether it is for the clock: sessions are dated too.
+async fn not_let_in(chat: &Chat, error: &Error) -> Failure {
+    let failure = failure(error, "your chats");
+    let Ok(me) = chat.me() else { return failure };
+    let client = relay_client::Client::builder(&me.relay_url).and_then(|builder| builder.build());
+    let Ok(client) = client else { return failure };
+    match clock_off(&client).await {
+        Some(told) => failure.fact(format!("{told}. {SET_CLOCK}")),
+        None => failure,
+    }
+}
+
+async fn clock_off(client: &relay_client::Client) -> Option<String> {
+    let probe = client.probe().await.ok()?;
+    let found = checks::clock(&probe, CLOCK_S, CLOCK_S);
+    (found.level != checks::Level::Ok).then(|| {
+        format!("the clocks of this machine and of the relay are far apart ({})", found.value)
+    })
+}
+
+const SET_CLOCK: &str = "Set the wrong one: timedatectl set-ntp true";
+
+/// Clocks may differ so much, as the profile tolerates it.
+const CLOCK_S: f64 = 300.0;
 
 /// The conversation that a person names. One that is not known here may be news that the relay has.
 pub async fn found(app: &App, chat: &Chat, text: &str) -> Result<String, Failure> {
@@ -110,7 +148,8 @@ pub fn profile(target: &Target) -> Result<PathBuf, Failure> {
     Ok(files::state_dir()?.join("chat").join(name))
 }
 
-/// What opens the profile: the passphrase that it asks for, else its key file, made with the profile.
+/// What opens the profile: the passphrase that it asks for, else the key in the keyring, else its key file, made with the
+/// profile.
 pub fn unlock(app: &App, profile: &Path) -> Result<Unlock, Failure> {
     let needs = Chat::needs_passphrase(profile).map_err(|error| failure(&error, "your chats"))?;
     if needs == Some(true) {
@@ -119,6 +158,9 @@ pub fn unlock(app: &App, profile: &Path) -> Result<Unlock, Failure> {
                 .hint("--passphrase-file PATH", "read it from a file")
         })?;
         return Ok(Unlock::Passphrase(passphrase));
+    }
+    if let Some(name) = super::keyring::name(profile) {
+        return super::keyring::lookup(&name, app.timeout()).map(Unlock::Key);
     }
     key_file(profile).map(Unlock::Key)
 }
@@ -158,9 +200,10 @@ pub fn failure(error: &Error, object: &str) -> Failure {
         }
         Error::State(StateError::InUse(_)) => Failure::new(exit::TAKEN, text)
             .hint("relay chat tail --commands", "one program may serve many: see docs/chat.md"),
-        Error::State(StateError::WrongPassphrase | StateError::WrongKey) => {
-            Failure::new(exit::NOT_ALLOWED, text)
-        }
+        Error::State(StateError::WrongPassphrase) => Failure::new(exit::NOT_ALLOWED, text)
+            .hint("--passphrase-file PATH", "read it from a file")
+            .hint("relay device recover", "in a new profile, where it is lost"),
+        Error::State(StateError::WrongKey) => Failure::new(exit::NOT_ALLOWED, text),
         Error::State(_) => Failure::failed(text),
         Error::Refused(Refusal::NoConversation) => Failure::new(exit::NOT_FOUND, text)
             .hint("relay chat ls", "those there are")

@@ -1,20 +1,18 @@
 //! Who is in a conversation, what it is called, and who they are.
 
 use clap::Args;
-use relay_chat::{Chat, Settings, Unlock};
+use relay_chat::{Chat, Settings};
 use relay_proto::conv::Role;
 use serde_json::json;
-use zeroize::Zeroizing;
 
 use super::{
-    opening::{OrFail, current, found, key_file, opened, profile, unlock},
+    opening::{OrFail, current, found, opened},
     read::to_json,
     write::finish,
 };
 use crate::{
     app::App,
     error::{Failure, Outcome},
-    prompt,
 };
 
 pub const READ_EXAMPLES: &str = "\
@@ -69,11 +67,6 @@ pub const NAME_EXAMPLES: &str = "\
 Examples:
   relay chat name
   relay chat name ed25519:0000000000000000000000000000000000000000000000000000000000000001 bob";
-pub const PASSPHRASE_EXAMPLES: &str = "\
-Examples:
-  relay chat passphrase
-  relay chat passphrase --new-passphrase-file new.txt";
-
 #[derive(Debug, Args)]
 pub struct Read {
     /// Id, name, or the other person
@@ -86,16 +79,16 @@ pub struct Read {
 #[derive(Debug, Args)]
 pub struct One {
     /// Id, name, or the other person
-    conversation: String,
+    pub conversation: String,
 }
 
 #[derive(Debug, Args)]
 pub struct People {
     /// Id or name of the room
-    conversation: String,
+    pub conversation: String,
     /// Names or keys
     #[arg(required = true)]
-    people: Vec<String>,
+    pub people: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -166,16 +159,6 @@ pub struct Name {
     /// Take them again
     #[arg(long, conflicts_with = "block")]
     unblock: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Passphrase {
-    /// Read the new one from a file; - is stdin
-    #[arg(long, value_name = "PATH")]
-    new_passphrase_file: Option<std::path::PathBuf>,
-    /// Ask for none any more: a key file beside the profile opens it
-    #[arg(long, conflicts_with = "new_passphrase_file")]
-    none: bool,
 }
 
 impl Read {
@@ -325,47 +308,4 @@ impl Name {
         )?;
         Ok(0)
     }
-}
-
-impl Passphrase {
-    pub async fn run(self, app: &App) -> Outcome {
-        let profile = profile(&app.target()?)?;
-        let old = unlock(app, &profile)?;
-        let new = match (&self.new_passphrase_file, self.none) {
-            (Some(path), _) => Unlock::Passphrase(prompt::secret_file(path)?),
-            (None, true) => Unlock::Key(key_file(&profile)?),
-            (None, false) if prompt::possible(app.global.no_input) => {
-                Unlock::Passphrase(asked_twice()?)
-            }
-            (None, false) => {
-                return Err(Failure::usage("the new passphrase is missing")
-                    .hint("--new-passphrase-file PATH", "read it from a file"));
-            }
-        };
-        // Where there is no profile yet, it is made first.
-        opened_once(app, &profile).await?;
-        Chat::change_unlock(&profile, &old, &new).or_fail("the passphrase")?;
-        if matches!(new, Unlock::Passphrase(_)) {
-            // The key file opens nothing any more.
-            let _ = std::fs::remove_file(profile.with_extension("key"));
-        }
-        app.notice("from now on your chats with this relay open by it alone");
-        Ok(0)
-    }
-}
-
-async fn opened_once(app: &App, profile: &std::path::Path) -> Result<(), Failure> {
-    if Chat::needs_passphrase(profile).or_fail("your chats")?.is_none() {
-        opened(app).await?.close().await;
-    }
-    Ok(())
-}
-
-fn asked_twice() -> Result<Zeroizing<String>, Failure> {
-    let first = prompt::secret("New passphrase of your chats")?;
-    if first.is_empty() {
-        return Err(Failure::usage("an empty passphrase protects nothing; --none says so openly"));
-    }
-    let second = prompt::secret("Again")?;
-    if first == second { Ok(first) } else { Err(Failure::usage("the two are not the same")) }
 }

@@ -302,7 +302,7 @@ pub fn id_of(chat: &Chat, conv_id: &str, seq: u64) -> Result<String, Failure> {
 }
 
 /// What was typed, or all of stdin for `-`.
-fn words(text: &str) -> Result<String, Failure> {
+pub fn words(text: &str) -> Result<String, Failure> {
     if text != "-" {
         return Ok(text.to_owned());
     }
