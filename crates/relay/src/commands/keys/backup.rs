@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn words_that_are_wrong_are_told() {
-        let said = |text: &str| from_phrase(text).unwrap_err().to_string();
+        let said = |text: &str| from_phrase(text).unwrap_err().what;
         assert!(said("legal winner").contains("24 words; these are 2"));
         assert!(said(&WORDS.replacen("thank", "thnak", 1)).contains("word 3 is none"));
         assert!(said(&WORDS.replacen("legal winner", "winner legal", 1)).contains("fit together"));
