@@ -13,7 +13,7 @@ cat >&2 <<EOF
 
 A relay starts now, on http://127.0.0.1:8080, with its data in $PWD/data. In another terminal:
 
-  export PATH="$PWD/target/$dir:\$PATH"
+  export PATH="$PWD/target/$dir:\$PATH" RELAY_URL=http://127.0.0.1:8080
   relay keys gen                                          # your key, once
   relay event stream                                      # watch, in a third terminal
   relay event publish --content 'hello'                   # sign and publish
