@@ -183,25 +183,29 @@ fn a_lying_relay_stops_a_conversation_at_most() {
     assert!(matches!(bob.conversation(&room).unwrap().state, ConversationState::Stuck { .. }));
 }
 
+/// Bob alone gets a damaged copy of the commit that takes Carol in; the others go on.
+fn damage_for_bob(world: &mut World, room: &str) {
+    let carol = world.id(2);
+    world.peers[0].core.invite(room, &[carol], world.now_ms).unwrap();
+    while !world.relay.logs[room].members.contains(&carol) {
+        world.work(0);
+        world.receive(0, usize::MAX);
+    }
+    let mut bad = world.relay.logs[room].entries.last().unwrap().clone();
+    assert_eq!(bad.kind, Some(MessageKind::Commit));
+    let middle = bad.env.len() - 40;
+    let letter = if &bad.env[middle..=middle] == "A" { "B" } else { "A" };
+    bad.env.replace_range(middle..=middle, letter);
+    world.peers[1].core.apply(&bad, world.now_ms).unwrap();
+}
+
 #[test]
 fn a_poisoned_commit_is_survived_by_rejoining() {
     let mut world = World::new(6, &[1, 2, 3]);
     let room = world.room(0, &[1]);
     world.say(1, &room, "all is well");
     world.settle();
-    // Bob alone gets a damaged copy of the commit that takes carol in; the others go on.
-    let carol = world.id(2);
-    world.peers[0].core.invite(&room, &[carol], world.now_ms).unwrap();
-    while !world.relay.logs[&room].members.contains(&carol) {
-        world.work(0);
-        world.receive(0, usize::MAX);
-    }
-    let mut bad = world.relay.logs[&room].entries.last().unwrap().clone();
-    assert_eq!(bad.kind, Some(MessageKind::Commit));
-    let middle = bad.env.len() - 40;
-    let letter = if &bad.env[middle..=middle] == "A" { "B" } else { "A" };
-    bad.env.replace_range(middle..=middle, letter);
-    world.peers[1].core.apply(&bad, world.now_ms).unwrap();
+    damage_for_bob(&mut world, &room);
     let state = world.peers[1].core.conversation(&room).unwrap().state;
     assert!(matches!(state, ConversationState::Stuck { .. }), "{state:?}");
     assert!(world.say(1, &room, "written while stuck"));

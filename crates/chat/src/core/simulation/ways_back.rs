@@ -10,17 +10,7 @@ const DAY_MS: u64 = 86_400_000;
 fn bob_is_stuck(seed: u64) -> (World, String) {
     let mut world = World::new(seed, &[1, 2, 3]);
     let room = world.room(0, &[1]);
-    let carol = world.id(2);
-    world.peers[0].core.invite(&room, &[carol], world.now_ms).unwrap();
-    while !world.relay.logs[&room].members.contains(&carol) {
-        world.work(0);
-        world.receive(0, usize::MAX);
-    }
-    let mut bad = world.relay.logs[&room].entries.last().unwrap().clone();
-    let middle = bad.env.len() - 40;
-    let letter = if &bad.env[middle..=middle] == "A" { "B" } else { "A" };
-    bad.env.replace_range(middle..=middle, letter);
-    world.peers[1].core.apply(&bad, world.now_ms).unwrap();
+    damage_for_bob(&mut world, &room);
     // And nothing is published that would lead around it.
     world.relay.logs.get_mut(&room).unwrap().group_info = None;
     world.settle();

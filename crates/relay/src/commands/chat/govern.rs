@@ -108,7 +108,7 @@ impl One {
     }
 }
 
-fn people(chat: &Chat, names: &[String]) -> Result<Vec<NodeId>, Failure> {
+pub(super) fn people(chat: &Chat, names: &[String]) -> Result<Vec<NodeId>, Failure> {
     let people = names.iter().map(|name| chat.find_person(name));
     people.collect::<relay_chat::Result<Vec<_>>>().or_fail("the people")
 }

@@ -6,6 +6,7 @@ use relay_proto::conv::Role;
 use serde_json::json;
 
 use super::{
+    govern::people,
     opening::{OrFail, current, found, opened},
     read::to_json,
     write::finish,
@@ -191,8 +192,7 @@ impl People {
     async fn found(self, app: &App) -> Result<(Chat, String, Vec<relay_proto::NodeId>), Failure> {
         let chat = current(app).await?;
         let conv_id = found(app, &chat, &self.conversation).await?;
-        let people = self.people.iter().map(|person| chat.find_person(person));
-        let people = people.collect::<relay_chat::Result<Vec<_>>>().or_fail("the people")?;
+        let people = people(&chat, &self.people)?;
         Ok((chat, conv_id, people))
     }
 
