@@ -51,6 +51,13 @@ impl Person {
         assert!(ran.status.success(), "tmux: {}", ran.stderr);
     }
 
+    /// Closes the terminal. The next one gets a socket of its own: a server that was told to end still listens for a
+    /// moment, and takes whoever comes with it.
+    fn close(&mut self) {
+        self.tmux(&["kill-server"]);
+        self.socket.as_mut_os_string().push("-next");
+    }
+
     fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"]).stdout
     }
@@ -97,7 +104,7 @@ fn adopt(command: &mut Command, home: &Path) {
 #[test]
 fn two_people_talk_in_their_terminals() {
     let relay = Relay::start();
-    let (alice, bob) = (Person::new(&relay), Person::new(&relay));
+    let (mut alice, bob) = (Person::new(&relay), Person::new(&relay));
     bob.open();
     // Whoever was here once can be invited.
     bob.sees("Nobody to talk to yet");
@@ -142,7 +149,7 @@ fn two_people_talk_in_their_terminals() {
 
     // What was said is there at the next start, before any network.
     drop(relay);
-    alice.tmux(&["kill-server"]);
+    alice.close();
     alice.open();
     alice.sees("hello alice");
     alice.sees("offline since");
