@@ -71,6 +71,13 @@ impl Histogram {
         Duration::from_nanos(self.max_ns)
     }
 
+    /// The fraction (0 to 1) of all values that are below `limit`, to within a slot; 0 when empty.
+    pub fn share_below(&self, limit: Duration) -> f64 {
+        let limit = slot(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+        let below: u64 = self.counts[..limit].iter().sum();
+        below as f64 / self.total.max(1) as f64
+    }
+
     /// The value that the fraction `q` (0 to 1) of all values does not exceed; zero when empty.
     pub fn quantile(&self, q: f64) -> Duration {
         let wanted = ((self.total as f64 * q).ceil() as u64).clamp(1, self.total.max(1));

@@ -77,6 +77,8 @@ struct Args {
 // One thread: what the generator does during a run is little, and the server wants the cores.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
+    // A second one would be refused; the first one holds.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     if relay_bench::scenario::mls::shown().await? {
         return Ok(());
     }

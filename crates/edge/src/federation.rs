@@ -13,6 +13,7 @@ use axum::{
 use bytes::Bytes;
 use relay_core::policy::Pattern;
 use relay_fed::{
+    directory::{DirectoryEntry, LIVE_MS},
     federation::views::ServiceQuery,
     link::Role,
     links::{Adapted, Arrival, Packet, dial::websocket_config},
@@ -265,7 +266,8 @@ pub(crate) async fn status(State(node): State<Arc<Node>>) -> Reply {
 
 /// `GET /v1/gateways/resolve?gateway_id=`; with `node_id=` the name that a key has.
 pub(crate) async fn resolve(State(node): State<Arc<Node>>, request: Request) -> Reply {
-    let params = Params::parse(request.uri().query())?;
+    let (parts, _) = request.into_parts();
+    let params = Params::parse(parts.uri.query())?;
     if let Some(key) = params.parsed::<NodeId>("node_id")? {
         let found = node.federated().named(&key);
         let found =
@@ -275,9 +277,24 @@ pub(crate) async fn resolve(State(node): State<Arc<Node>>, request: Request) -> 
     let id = params.get("gateway_id").filter(|id| !id.is_empty());
     let id = id.ok_or_else(|| Problem::invalid("gateway_id is missing"))?;
     let relay = relay_id(id)?;
-    let found = node.federated().resolve(&relay);
+    let itself = || (relay == node.identity.relay_id).then(|| own_entry(&node, &parts));
+    let found = node.federated().resolve(&relay).or_else(itself);
     let found = found.ok_or_else(|| Problem::not_found(format!("'{id}' is not known here")))?;
     Ok(no_store(StatusCode::OK, &found))
+}
+
+/// What this relay says of itself: no directory lists it, but it knows its name, key and address.
+fn own_entry(node: &Node, parts: &Parts) -> DirectoryEntry {
+    let now_ms = node.clock.wall_ns() / 1_000_000;
+    DirectoryEntry {
+        gateway_id: node.identity.relay_id.clone(),
+        gateway_url: match node.live().chat.public_url.as_str() {
+            "" => auth::own_url(node, parts),
+            public => public.to_owned(),
+        },
+        node_id: node.identity.node_id(),
+        expires_at: now_ms + LIVE_MS,
+    }
 }
 
 /// `POST /v1/calls/explain`: the way a call would take, and what would stop it; nothing is called.

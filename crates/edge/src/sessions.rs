@@ -10,14 +10,14 @@ use bytes::Bytes;
 use relay_core::sessions::{RevokeTarget, Start, Started, Verify};
 use relay_node::Node;
 use relay_proto::{
-    NodeId, Problem,
+    Code, NodeId, Problem,
     auth::{
         ChallengeId, ClientLabel, DeviceId, GrantClaims, GrantError, SessionId, fold_user_id,
         proof::parse_signature, verify_grant,
     },
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use utoipa::ToSchema;
 
 use crate::{
@@ -73,6 +73,21 @@ pub(crate) struct RevokeBody {
     device_id: Option<String>,
     #[serde(default)]
     include_self: bool,
+}
+
+/// The body of a session request over HTTP, which clients send bare or, as on a socket, in its frame.
+fn unwrapped<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    #[derive(Deserialize)]
+    struct Framed<'a> {
+        v: u64,
+        #[serde(borrow)]
+        body: &'a RawValue,
+    }
+    match serde_json::from_slice::<Framed>(bytes) {
+        Ok(Framed { v: 1, body }) => body::parse(body.get().as_bytes()),
+        Ok(_) => Err(Problem::new(Code::UnsupportedVersion, "unsupported version")),
+        Err(_) => body::parse(bytes),
+    }
 }
 
 /// The body of `session.ready`.
@@ -249,7 +264,7 @@ pub(crate) async fn verify(State(node): State<Arc<Node>>, request: Request) -> R
 /// `POST /v1/session/start`.
 pub(crate) async fn post_start(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, bytes) = unauthenticated(&node, request).await?;
-    let started = start(&node, body::parse(&bytes)?, label_of(&parts.headers)).await;
+    let started = start(&node, unwrapped(&bytes)?, label_of(&parts.headers)).await;
     let started = noted(&node, &parts, started)?;
     Ok(no_store(StatusCode::OK, &ready(&node, &started).await))
 }
@@ -257,7 +272,7 @@ pub(crate) async fn post_start(State(node): State<Arc<Node>>, request: Request) 
 /// `POST /v1/session/resume`.
 pub(crate) async fn post_resume(State(node): State<Arc<Node>>, request: Request) -> Reply {
     let (parts, bytes) = unauthenticated(&node, request).await?;
-    let started = resume(&node, body::parse(&bytes)?).await;
+    let started = resume(&node, unwrapped(&bytes)?).await;
     let started = noted(&node, &parts, started)?;
     Ok(no_store(StatusCode::OK, &ready(&node, &started).await))
 }

@@ -163,6 +163,26 @@ async fn every_wrong_proof_gets_the_same_answer() {
 }
 
 #[tokio::test]
+async fn a_session_starts_and_goes_on_by_a_bare_body_and_by_a_whole_frame() {
+    let house = House::open("").await;
+    let bare = start(&house, 1, "d").await;
+    let body = json!({ "auth_token": proof(&house, 1, "d").await, "device_id": "d" });
+    let frame = json!({ "v": 1, "t": "session.start", "id": "q", "body": body }).to_string();
+    let framed = house.raw("POST", "/v1/session/start", &[], &frame).await;
+    assert_eq!(framed.status, 200, "{}", framed.body);
+    for started in [bare, framed.json()] {
+        let resume = json!({ "resume_token": started["resume_token"] });
+        let resume = json!({ "v": 1, "t": "session.resume", "body": resume }).to_string();
+        let resumed = house.raw("POST", "/v1/session/resume", &[], &resume).await;
+        assert_eq!(resumed.status, 200, "{}", resumed.body);
+    }
+    let other = json!({ "v": 2, "t": "session.start", "body": body }).to_string();
+    let refused = house.raw("POST", "/v1/session/start", &[], &other).await;
+    assert_eq!((refused.status, refused.code().as_str()), (400, "unsupported_version"));
+    house.close().await;
+}
+
+#[tokio::test]
 async fn malformed_bodies_are_told_apart_from_wrong_proofs() {
     let house = House::open("").await;
     for (path, body) in [

@@ -173,6 +173,12 @@ async fn spokes_call_each_other_through_hubs() {
     assert_eq!(hub_a.raw("GET", "/v1/gateways/resolve", &[], "").await.status, 400);
     let unknown = hub_a.raw("GET", "/v1/gateways/resolve?gateway_id=nobody", &[], "").await;
     assert_eq!(unknown.status, 404);
+    let itself = hub_a.raw("GET", "/v1/gateways/resolve?gateway_id=hub-a", &[], "").await.json();
+    assert_eq!(
+        (&itself["gateway_id"], &itself["node_id"]),
+        (&json!("hub-a"), &json!(hub_a.node.identity.node_id()))
+    );
+    assert_eq!(itself["gateway_url"], hub_a.url());
 
     // A spoke that ends is withdrawn at once.
     bob.close().await;

@@ -24,7 +24,7 @@ pub const MAX_ENTRIES: usize = 10_000;
 pub const MAX_URL: usize = 512;
 
 /// How long a live relay's entry is good for whoever asked, in milliseconds.
-const LIVE_MS: u64 = 45_000;
+pub const LIVE_MS: u64 = 45_000;
 
 /// One relay in the directory; the answer of `GET /v1/gateways/resolve`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

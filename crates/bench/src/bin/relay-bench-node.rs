@@ -6,6 +6,7 @@
 
 use std::{
     io::Write,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -22,6 +23,10 @@ use futures_util::{
 use relay_bench::hist::Histogram;
 use relay_fed::{
     Federation, FederationConfig, LocalNode,
+    federation::{
+        Query,
+        views::{RegistryView, ServiceQuery},
+    },
     link::{ByteStream, Role},
     links::{Admission, Admitted, Arrival, Dialing, Hub, Links, Refusal, Settings, Target, door},
     local::{Answer, Forward},
@@ -48,9 +53,24 @@ struct Args {
     /// Link to this hub.
     #[arg(long)]
     connect: Vec<String>,
+    /// Hubs to go to when that one is gone, in this order.
+    #[arg(long)]
+    fallback: Vec<String>,
+    /// Speak TLS as a hub, with a certificate made for it that is written to this file.
+    #[arg(long)]
+    tls: Option<PathBuf>,
+    /// Trust the certificate in this file.
+    #[arg(long)]
+    trust: Option<PathBuf>,
     /// Offer a service of this name that answers with its arguments.
     #[arg(long)]
     serve: Option<String>,
+    /// Offer this many more of them, called `NAME-0`, `NAME-1` and so on.
+    #[arg(long, default_value_t = 0)]
+    also: usize,
+    /// Answer this much later, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    delay_ms: u64,
     /// Call the service at this address.
     #[arg(long)]
     call: Option<String>,
@@ -71,6 +91,9 @@ struct Args {
     /// Each caller waits this long between its calls, in milliseconds.
     #[arg(long, default_value_t = 0)]
     pause_ms: u64,
+    /// Instead of calling them, ask the hub for as many services as `--also` of the other end says, one by one.
+    #[arg(long)]
+    discover: Option<usize>,
     /// Beside the calls, send a body that never ends to the same service.
     #[arg(long)]
     bulk: bool,
@@ -111,23 +134,29 @@ async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(count) = args.crowd {
         return crowd(&args, count).await;
     }
-    let (federation, links) = build(&args.relay, args.listen, args.serve.as_deref(), dialing()?)?;
+    let echo = Echo::new(args.serve.as_deref(), args.also, args.delay_ms)?;
+    let dialing = dialing(args.trust.as_deref())?;
+    let (federation, links) = build(&args.relay, args.listen, echo, dialing)?;
     let stop = CancellationToken::new();
     let (running, until) = (federation.clone(), stop.clone());
     tokio::spawn(async move { running.run(until).await });
-    let targets: Vec<_> =
-        args.connect.iter().map(|url| links.connect(Target::one(at_hub(url), true))).collect();
+    let targets: Vec<_> = targets(&args).into_iter().map(|to| links.connect(to)).collect();
     if args.listen {
+        let tls = args.tls.as_deref().map(certified).transpose()?;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         println!("port {}", listener.local_addr()?.port());
         std::io::stdout().flush()?;
-        door::serve(listener, links, None, stop).await;
+        door::serve(listener, links, tls, stop).await;
         return Ok(());
     }
     let target = targets.first().context("a spoke needs --connect")?;
     target.status().wait_for(|status| status.relay.is_some()).await?;
     println!("linked");
     std::io::stdout().flush()?;
+    if let Some(count) = args.discover {
+        println!("report {}", discover(&federation, count).await?);
+        return Ok(());
+    }
     let Some(callee) = &args.call else {
         return std::future::pending().await;
     };
@@ -165,7 +194,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
 fn build(
     name: &str,
     listen: bool,
-    serve: Option<&str>,
+    echo: Echo,
     dialing: Dialing,
 ) -> anyhow::Result<(Federation, Links)> {
     let mut seed = [0; 32];
@@ -180,10 +209,8 @@ fn build(
         features: vec![FEATURE_PROBE.to_owned()],
     };
     let (role, offer) = if listen { (Role::Main, Offer::MAIN) } else { (Role::Home, Offer::HOME) };
-    let name = serve.map(str::parse).transpose()?;
-    let local = Arc::new(Echo { name, changed: watch::Sender::new(0) });
     let config = FederationConfig::new(identity.relay.clone(), role, identity.key.clone(), 1);
-    let federation = Federation::new(config, local);
+    let federation = Federation::new(config, Arc::new(echo));
     let settings = Settings { offer, accepts_per_second: 10_000, ..Settings::default() };
     let events = Arc::new(federation.clone());
     let links = Links::new(identity, settings, dialing, events, Arc::new(Everybody));
@@ -193,12 +220,13 @@ fn build(
 /// Many spokes that do nothing but be there; says when all are linked.
 async fn crowd(args: &Args, count: usize) -> anyhow::Result<()> {
     let url = args.connect.first().context("a crowd needs --connect")?;
-    let (stop, dialing) = (CancellationToken::new(), dialing()?);
+    let (stop, dialing) = (CancellationToken::new(), dialing(None)?);
     let began = Instant::now();
     let mut kept = Vec::with_capacity(count);
     for at in 0..count {
         let name = format!("{}-{at}", args.relay);
-        let (federation, links) = build(&name, false, Some(&name), dialing.clone())?;
+        let echo = Echo::new(Some(&name), 0, 0)?;
+        let (federation, links) = build(&name, false, echo, dialing.clone())?;
         let until = stop.clone();
         tokio::spawn(async move { federation.run(until).await });
         let target = links.connect(Target::one(at_hub(url), false));
@@ -224,6 +252,8 @@ async fn load<F: Future<Output = bool>>(
     }
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(args.seconds);
+    // When the last call of any caller was answered, and the longest time in which none was.
+    let (answered_ns, gap_ns) = (AtomicU64::new(0), AtomicU64::new(0));
     let caller = || async {
         let mut latency = Histogram::default();
         let mut failed = 0_u64;
@@ -234,6 +264,8 @@ async fn load<F: Future<Output = bool>>(
             let began = Instant::now();
             if call().await {
                 latency.record(began.elapsed());
+                let now = start.elapsed().as_nanos() as u64;
+                gap_ns.fetch_max(now.saturating_sub(answered_ns.swap(now, Relaxed)), Relaxed);
             } else {
                 failed += 1;
             }
@@ -250,7 +282,37 @@ async fn load<F: Future<Output = bool>>(
         "failed": failed,
         "seconds": start.elapsed().as_secs_f64(),
         "latency": all.sparse(),
+        "gap_ms": gap_ns.into_inner() as f64 / 1e6,
     }))
+}
+
+/// How long the hub takes to say who offers a service. Each is asked for once, so that no answer is one that was kept.
+async fn discover(federation: &Federation, count: usize) -> anyhow::Result<serde_json::Value> {
+    let mut latency = Histogram::default();
+    let start = Instant::now();
+    for at in 0..count {
+        let name = Some(format!("echo-{at}").parse()?);
+        let query = Query::Services(ServiceQuery { name, own: false });
+        let asked = Instant::now();
+        let found: RegistryView = federation.ask_hub(query).await?;
+        latency.record(asked.elapsed());
+        ensure!(found.services.len() == 1, "echo-{at} is not found");
+    }
+    Ok(serde_json::json!({
+        "failed": 0,
+        "seconds": start.elapsed().as_secs_f64(),
+        "latency": latency.sparse(),
+        "gap_ms": 0,
+    }))
+}
+
+/// Peers each for itself, or a hub with its fallbacks.
+fn targets(args: &Args) -> Vec<Target> {
+    let hub = |url: &String| at_hub(url);
+    if args.fallback.is_empty() {
+        return args.connect.iter().map(|url| Target::one(at_hub(url), true)).collect();
+    }
+    vec![Target::with_fallbacks(args.connect.iter().chain(&args.fallback).map(hub).collect())]
 }
 
 fn at_hub(url: &str) -> Hub {
@@ -261,14 +323,32 @@ fn at_hub(url: &str) -> Hub {
     }
 }
 
-fn dialing() -> anyhow::Result<Dialing> {
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::ring::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()?
-    .with_root_certificates(rustls::RootCertStore::empty())
-    .with_no_client_auth();
+fn dialing(trust: Option<&Path>) -> anyhow::Result<Dialing> {
+    let mut roots = rustls::RootCertStore::empty();
+    if let Some(file) = trust {
+        roots.add(std::fs::read(file)?.into())?;
+    }
+    let tls = rustls::ClientConfig::builder_with_provider(ring())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     Ok(Dialing { tls: Arc::new(tls), insecure: false, encoding: Encoding::Cbor })
+}
+
+/// TLS with a certificate for loopback, which is written to `file` for those who shall trust it.
+fn certified(file: &Path) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+    std::fs::write(file, made.cert.der())?;
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(ring())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())?;
+    Ok(Arc::new(config))
+}
+
+fn ring() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// The pieces of the endless body, in bytes.
@@ -276,9 +356,24 @@ const BULK: usize = 16 * 1024;
 
 /// A service that answers with its arguments, after reading to the end of the body where there is one.
 struct Echo {
-    /// `None` where this node serves nothing.
-    name: Option<ServiceName>,
+    /// None where this node serves nothing.
+    names: Vec<ServiceName>,
+    delay: Duration,
     changed: watch::Sender<u64>,
+}
+
+impl Echo {
+    fn new(name: Option<&str>, also: usize, delay_ms: u64) -> anyhow::Result<Self> {
+        let mut names = Vec::new();
+        if let Some(name) = name {
+            names.push(name.parse()?);
+            for at in 0..also {
+                names.push(format!("{name}-{at}").parse()?);
+            }
+        }
+        let delay = Duration::from_millis(delay_ms);
+        Ok(Self { names, delay, changed: watch::Sender::new(0) })
+    }
 }
 
 impl LocalNode for Echo {
@@ -291,7 +386,7 @@ impl LocalNode for Echo {
             visibility: "public".to_owned(),
             is_healthy: true,
         };
-        self.name.iter().map(record).collect()
+        self.names.iter().map(record).collect()
     }
 
     fn services_changed(&self) -> watch::Receiver<u64> {
@@ -299,7 +394,7 @@ impl LocalNode for Echo {
     }
 
     fn has_service(&self, name: &ServiceName) -> bool {
-        self.name.as_ref() == Some(name)
+        self.names.contains(name)
     }
 
     fn call(
@@ -316,7 +411,14 @@ impl LocalNode for Echo {
         }
         let value = call.args.ok_or_else(|| CallError::internal("nothing to echo"));
         let answer = value.map(|value| Answer { value, stream: None, hops: Vec::new() });
-        Box::pin(std::future::ready(answer))
+        if self.delay.is_zero() {
+            return Box::pin(std::future::ready(answer));
+        }
+        let delay = self.delay;
+        Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            answer
+        })
     }
 
     fn notify(&self, _: Call, _: Caller) -> Result<(), CallError> {

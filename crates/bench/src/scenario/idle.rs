@@ -59,10 +59,19 @@ async fn open(
     try_join_all(opened).await
 }
 
+/// Files that a process has open beside its connections, at most.
+const BESIDE: u64 = 500;
+
+/// How many connections a process may have under the limit of open files.
+pub fn most_connections() -> anyhow::Result<usize> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(most.saturating_sub(BESIDE) as usize)
+}
+
 /// Lets this process, and the servers that it starts, open a file for every connection.
 pub fn raise_open_files(connections: usize) -> anyhow::Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let needed = connections as u64 + 500;
+    let needed = connections as u64 + BESIDE;
     anyhow::ensure!(most >= needed, "the limit of open files is {most}, {needed} are needed");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of open files")
 }

@@ -3,6 +3,8 @@
 //! Each node is a process of its own (`relay-bench-node`) with nothing in it but its links and the federation over
 //! them. The callers are in the process of their spoke, as scripts and bridges are.
 
+mod troubles;
+
 use std::{
     net::SocketAddr,
     path::PathBuf,
@@ -18,6 +20,9 @@ use tempfile::TempDir;
 use super::{Run, idle::raise_open_files};
 use crate::{hist::Histogram, proc::Watched, report::Row, server::Process, throttle::Throttle};
 
+/// Who answers in the rows of this scenario.
+const LINKS: &str = "relay links";
+
 /// Name, hubs on the way, callers at a time.
 pub const CASES: [(&str, usize, usize); 4] = [
     ("spoke, hub, hub, spoke: 64 callers", 2, 64),
@@ -32,7 +37,7 @@ pub async fn rows(run: &Run) -> anyhow::Result<Vec<Row>> {
         let mut chain = Chain::start(run, hubs).await?;
         let mut caller = node("spoke-a");
         caller.arg("--connect").arg(&chain.first).args(["--call", "echo"]);
-        rows.push(chain.measure(run, "relay links", case, caller, callers).await?);
+        rows.push(chain.measure(run, LINKS, case, caller, callers).await?);
         #[cfg(feature = "peers")]
         if run.peers {
             rows.push(crate::peer::nats::row(run, case, hubs, callers).await?);
@@ -47,6 +52,7 @@ pub async fn rows(run: &Run) -> anyhow::Result<Vec<Row>> {
     if run.wants(BESIDE_BULK) {
         rows.extend(beside_bulk(run).await?);
     }
+    rows.extend(troubles::rows(run).await?);
     Ok(rows)
 }
 
@@ -69,7 +75,7 @@ async fn crowd(run: &Run, case: String, spokes: usize) -> anyhow::Result<Row> {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let after = watched.rss();
     Ok(Row {
-        server: "relay links".to_owned(),
+        server: LINKS.to_owned(),
         case,
         operations: spokes as u64,
         took: Duration::from_secs_f64(took),
@@ -92,7 +98,7 @@ async fn beside_bulk(run: &Run) -> anyhow::Result<[Row; 2]> {
     let mut caller = node("spoke-a");
     caller.arg("--connect").arg(format!("ws://{}/federate", throttle.addr));
     caller.args(["--call", "echo", "--bulk", "--pause-ms", "25"]);
-    let mut calls = chain.measure(run, "relay links", BESIDE_BULK, caller, 8).await?;
+    let mut calls = chain.measure(run, LINKS, BESIDE_BULK, caller, 8).await?;
     let used = calls.value.take().map_or(0.0, |(_, bytes)| bytes / calls.took.as_secs_f64());
     let bulk = Row {
         server: calls.server.clone(),
@@ -110,9 +116,28 @@ struct Report {
     seconds: f64,
     /// See [`Histogram::sparse`].
     latency: Vec<(usize, u64)>,
+    /// The longest time in which no call was answered.
+    #[serde(default)]
+    gap_ms: f64,
     /// Given to the link while the calls were measured.
     #[serde(default)]
     bulk_bytes: u64,
+}
+
+impl Report {
+    fn row(self, server: &str, case: &str) -> Row {
+        let latency = Histogram::from_sparse(&self.latency);
+        Row {
+            server: server.to_owned(),
+            case: case.to_owned(),
+            operations: latency.total(),
+            took: Duration::from_secs_f64(self.seconds),
+            latency: Some(latency),
+            errors: self.failed,
+            value: (self.bulk_bytes > 0).then_some(("bytes", self.bulk_bytes as f64)),
+            ..Row::default()
+        }
+    }
 }
 
 /// Servers in a row, and the answering end behind them.
@@ -130,26 +155,18 @@ impl Chain {
         let mut processes = Vec::new();
         let mut urls: Vec<String> = Vec::new();
         for hub in 0..hubs {
-            let name = format!("hub-{hub}");
-            let mut command = node(&name);
-            command.arg("--listen");
+            let mut command = node(&format!("hub-{hub}"));
             if let Some(url) = urls.last() {
                 command.arg("--connect").arg(url);
             }
-            let log = dir.path().join(&name);
-            let mut process = Process::start(command, log.clone(), Signal::SIGTERM)?;
-            process.wait_until(async || line_of(&log, "port ").is_some()).await?;
-            let port = line_of(&log, "port ").context("a port")?;
+            let (process, port) = listening(&dir, command, &format!("hub-{hub}")).await?;
             urls.push(format!("ws://127.0.0.1:{port}/federate"));
             processes.push(process);
         }
         let (first, last) = (urls.first().cloned(), urls.last().cloned());
         let mut echo = node("spoke-b");
         echo.args(["--serve", "echo", "--connect"]).arg(last.context("a hub")?);
-        let log = dir.path().join("spoke-b");
-        let mut process = Process::start(echo, log.clone(), Signal::SIGTERM)?;
-        process.wait_until(async || line_of(&log, "linked").is_some()).await?;
-        processes.push(process);
+        processes.push(linked(&dir, echo, "spoke-b").await?);
         Ok(Self { first: first.context("a hub")?, processes, dir })
     }
 
@@ -169,30 +186,47 @@ impl Chain {
         let process = Process::start(caller, log.clone(), Signal::SIGTERM)?;
         let watched = self.processes.iter().map(Process::pid).chain([process.pid()]);
         let watched = Watched::new(watched);
-        let (began, patience) = (Instant::now(), run.limit + Duration::from_secs(20));
-        let report = loop {
-            if let Some(report) = line_of(&log, "report ") {
-                break report;
-            }
-            if began.elapsed() > patience {
-                bail!("no report:\n{}", std::fs::read_to_string(&log).unwrap_or_default());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
-        let report: Report = serde_json::from_str(&report)?;
-        let latency = Histogram::from_sparse(&report.latency);
-        Ok(Row {
-            server: server.to_owned(),
-            case: case.to_owned(),
-            operations: latency.total(),
-            took: Duration::from_secs_f64(report.seconds),
-            latency: Some(latency),
-            errors: report.failed,
-            value: (report.bulk_bytes > 0).then_some(("bytes", report.bulk_bytes as f64)),
-            rss: Some(watched.rss()),
-            ..Row::default()
-        })
+        let report = report(&log, run.limit + PATIENCE).await?;
+        Ok(Row { rss: Some(watched.rss()), ..report.row(server, case) })
     }
+}
+
+/// How much longer than its load a caller may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the caller with this log says in the end.
+async fn report(log: &std::path::Path, within: Duration) -> anyhow::Result<Report> {
+    let began = Instant::now();
+    loop {
+        if let Some(report) = line_of(log, "report ") {
+            return Ok(serde_json::from_str(&report)?);
+        }
+        if began.elapsed() > within {
+            bail!("no report:\n{}", std::fs::read_to_string(log).unwrap_or_default());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Starts a hub; its process and port.
+async fn listening(
+    dir: &TempDir,
+    mut command: Command,
+    name: &str,
+) -> anyhow::Result<(Process, String)> {
+    command.arg("--listen");
+    let log = dir.path().join(name);
+    let mut process = Process::start(command, log.clone(), Signal::SIGKILL)?;
+    process.wait_until(async || line_of(&log, "port ").is_some()).await?;
+    Ok((process, line_of(&log, "port ").context("a port")?))
+}
+
+/// Starts a spoke and waits for its link.
+async fn linked(dir: &TempDir, command: Command, name: &str) -> anyhow::Result<Process> {
+    let log = dir.path().join(name);
+    let mut process = Process::start(command, log.clone(), Signal::SIGTERM)?;
+    process.wait_until(async || line_of(&log, "linked").is_some()).await?;
+    Ok(process)
 }
 
 /// A node beside this program.

@@ -27,7 +27,13 @@ pub struct LeaseTable {
     pub(super) held: usize,
     /// The latest time seen; a time before it counts as it.
     pub(super) clock: u64,
+    /// How far the wall clock is ahead of the other one, as last taken over.
+    ahead: Option<u64>,
 }
+
+/// Readings of the two clocks that differ by less are the same to the table: they are read one after the other, and
+/// what a holder was told of the end of its lease shall not move back because a thread was late in between.
+const SAME_NS: u64 = 5_000_000;
 
 impl LeaseTable {
     /// A table of a relay that has never given a token.
@@ -126,8 +132,19 @@ impl LeaseTable {
 
     fn at<'a>(&'a mut self, now: Now, alive: Alive<'a>, out: &'a mut Applied) -> Act<'a> {
         self.clock = self.clock.max(now.mono_ns);
-        let now = Now { mono_ns: self.clock, wall_ns: now.wall_ns };
+        let now = Now { mono_ns: self.clock, wall_ns: self.steady_wall(now.wall_ns) };
         Act { table: self, now, alive, out }
+    }
+
+    /// The wall clock without what is only the distance of two readings.
+    fn steady_wall(&mut self, wall_ns: u64) -> u64 {
+        let ahead = wall_ns.wrapping_sub(self.clock);
+        let kept = self.ahead.filter(|kept| {
+            let apart = ahead.wrapping_sub(*kept);
+            apart.min(apart.wrapping_neg()) < SAME_NS
+        });
+        let ahead = *self.ahead.insert(kept.unwrap_or(ahead));
+        self.clock.wrapping_add(ahead)
     }
 
     /// Counts and schedules what a restore has entered as held.

@@ -307,6 +307,28 @@ fn a_renewal_never_shortens_and_coalesces_rows() {
 }
 
 #[test]
+fn the_end_of_a_lease_does_not_move_back_with_a_late_reading_of_the_clock() {
+    let mut b = Bench::new();
+    let Ok(LeaseAnswer::Acquired(grant)) = b.call(LeaseOp::Acquire(acquire(1, "a"))) else {
+        panic!()
+    };
+    let renew = |b: &mut Bench, late_ns: i64| {
+        let now = Now { wall_ns: b.now().wall_ns.wrapping_add_signed(late_ns), ..b.now() };
+        let (ns, resource) = (Default::default(), resource("a"));
+        let ask = Renew { ns, resource, owner: key(1), token: grant.token, lease_ms: 500 };
+        let mut out = Applied::default();
+        b.table.apply(now, Ticket(999), LeaseOp::Renew(ask), &|_| true, &mut out);
+        let Ok(LeaseAnswer::Renewed(grant)) = out.answers.remove(0).1 else { panic!() };
+        grant.expires_wall_ns
+    };
+    assert_eq!(renew(&mut b, -3_000_000), grant.expires_wall_ns);
+    assert_eq!(renew(&mut b, 3_000_000), grant.expires_wall_ns);
+    // A step of the wall clock is told as it is.
+    assert_eq!(renew(&mut b, 60_000_000_000), grant.expires_wall_ns + 60_000_000_000);
+    assert_eq!(renew(&mut b, 0), grant.expires_wall_ns);
+}
+
+#[test]
 fn waiters_get_the_lock_in_order_of_coming() {
     let mut b = Bench::new();
     let token_1 = b.acquire(1, "a").unwrap();
