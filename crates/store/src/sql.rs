@@ -51,6 +51,9 @@ pub(crate) trait Sql: Sized {
     /// Whether a statement that decides has to lock its rows; SQLite's one writer needs none of it.
     const LOCKS_ROWS: bool;
     const FULL_TEXT: &'static FullText;
+    /// Takes a conversation, the hash of a `msg_id` and the `msg_id`; gives `seq`, sender, bytes and origin. SQLite keeps no
+    /// statistics and would look through the whole conversation.
+    const MESSAGE_BY_ID: &'static str;
 
     async fn rows(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>>;
 

@@ -245,14 +245,7 @@ async fn find<S: Sql>(
 ) -> Result<Option<Known>> {
     let (id, hash) = (message.msg_id.as_str(), id_hash(&message.msg_id));
     let args: [Arg<'_>; 3] = [conversation.n.into(), hash.into(), id.into()];
-    let stored = one(
-        sql,
-        "SELECT seq, sender_key, env, origin_gateway FROM messages
-         WHERE conv = ?1 AND id_hash = ?2 AND msg_id = ?3",
-        &args,
-    )
-    .await?;
-    if let Some(mut row) = stored {
+    if let Some(mut row) = one(sql, S::MESSAGE_BY_ID, &args).await? {
         let same_bytes = row.bytes(2)? == message.env.as_bytes();
         let origin = Some(row.text(3)?);
         return Ok(Some(Known { seq: row.number(0)?, sender: row.key(1)?, same_bytes, origin }));

@@ -16,12 +16,16 @@ use tokio_postgres::{
 use super::{Arg, FullText, Row, Sql, Value, damaged};
 use crate::error::Result;
 
+const MESSAGE_BY_ID: &str = "SELECT seq, sender_key, env, origin_gateway
+     FROM messages WHERE conv = ?1 AND id_hash = ?2 AND msg_id = ?3";
+
 /// A connection of the pool, or a transaction on it.
 pub(crate) struct PostgresSql<'c, C>(pub &'c C);
 
 impl<C: GenericClient + Sync> Sql for PostgresSql<'_, C> {
     const LOCKS_ROWS: bool = true;
     const FULL_TEXT: &'static FullText = &FULL_TEXT;
+    const MESSAGE_BY_ID: &'static str = MESSAGE_BY_ID;
 
     async fn rows(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
         let statement = self.0.prepare_cached(&numbered(sql)).await?;
@@ -101,6 +105,7 @@ impl<'c> WriterSql<'c> {
 impl Sql for WriterSql<'_> {
     const LOCKS_ROWS: bool = false;
     const FULL_TEXT: &'static FullText = &FULL_TEXT;
+    const MESSAGE_BY_ID: &'static str = MESSAGE_BY_ID;
 
     async fn rows(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
         let statement = self.prepare(sql).await?;

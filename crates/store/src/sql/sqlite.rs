@@ -32,6 +32,8 @@ impl SqliteSql<'_> {
 impl Sql for SqliteSql<'_> {
     const LOCKS_ROWS: bool = false;
     const FULL_TEXT: &'static FullText = &FULL_TEXT;
+    const MESSAGE_BY_ID: &'static str = "SELECT seq, sender_key, env, origin_gateway
+         FROM messages INDEXED BY messages_by_id WHERE conv = ?1 AND id_hash = ?2 AND msg_id = ?3";
 
     async fn rows(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
         let mut statement = self.prepare(sql, args)?;
@@ -85,6 +87,7 @@ impl<'c> GroupSql<'c> {
 impl Sql for GroupSql<'_> {
     const LOCKS_ROWS: bool = SqliteSql::LOCKS_ROWS;
     const FULL_TEXT: &'static FullText = SqliteSql::FULL_TEXT;
+    const MESSAGE_BY_ID: &'static str = SqliteSql::MESSAGE_BY_ID;
 
     async fn rows(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
         self.sql.rows(sql, args).await

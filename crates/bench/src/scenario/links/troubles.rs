@@ -13,8 +13,9 @@ use crate::{report::Row, scenario::Run, server::Process};
 
 const TLS: &str = "spoke, hub, spoke: 64 callers, TLS";
 const SLOWER: &str = "two instances, one 20 ms slower";
-const DISCOVERY: &str = "discovery: 500 services of another hub";
-const SERVICES: usize = 500;
+const DISCOVERY: &str = "discovery: 200 services of another hub";
+/// Below what a hub takes of one home.
+const SERVICES: usize = 200;
 /// Name, what happens to the hub, and how long is called.
 const DEATHS: [(&str, Signal, f64); 2] = [
     ("a hub dies: killed", Signal::SIGKILL, 5.0),
