@@ -277,17 +277,18 @@ pub(crate) async fn resolve(State(node): State<Arc<Node>>, request: Request) -> 
     let id = params.get("gateway_id").filter(|id| !id.is_empty());
     let id = id.ok_or_else(|| Problem::invalid("gateway_id is missing"))?;
     let relay = relay_id(id)?;
-    let itself = || (relay == node.identity.relay_id).then(|| own_entry(&node, &parts));
+    let is_own = relay.as_str() == node.identity.relay_id;
+    let itself = || is_own.then(|| own_entry(&node, &parts, relay.clone()));
     let found = node.federated().resolve(&relay).or_else(itself);
     let found = found.ok_or_else(|| Problem::not_found(format!("'{id}' is not known here")))?;
     Ok(no_store(StatusCode::OK, &found))
 }
 
 /// What this relay says of itself: no directory lists it, but it knows its name, key and address.
-fn own_entry(node: &Node, parts: &Parts) -> DirectoryEntry {
+fn own_entry(node: &Node, parts: &Parts, gateway_id: RelayId) -> DirectoryEntry {
     let now_ms = node.clock.wall_ns() / 1_000_000;
     DirectoryEntry {
-        gateway_id: node.identity.relay_id.clone(),
+        gateway_id,
         gateway_url: match node.live().chat.public_url.as_str() {
             "" => auth::own_url(node, parts),
             public => public.to_owned(),
