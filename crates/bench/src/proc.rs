@@ -22,7 +22,12 @@ impl Watched {
 
     /// Resident bytes of all of them. Shared pages count once for each process.
     pub fn rss(&self) -> u64 {
-        self.pids().into_iter().filter_map(rss).sum()
+        self.pids().into_iter().filter_map(|pid| kept(pid, "VmRSS:")).sum()
+    }
+
+    /// As [`Self::rss`], without pages of files: those of a database that is mapped are the kernel's to take back.
+    pub fn anonymous(&self) -> u64 {
+        self.pids().into_iter().filter_map(|pid| kept(pid, "RssAnon:")).sum()
     }
 
     fn pids(&self) -> Vec<u32> {
@@ -57,9 +62,10 @@ fn ticks(pid: u32) -> Option<u64> {
     stat.get(11..15)?.iter().map(|field| field.parse::<u64>().ok()).sum()
 }
 
-fn rss(pid: u32) -> Option<u64> {
+/// A field of `/proc/PID/status` that counts memory, in bytes.
+fn kept(pid: u32, field: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -72,6 +78,7 @@ mod tests {
     fn this_process_uses_memory_and_time() {
         let me = Watched::new([std::process::id()]);
         assert!(me.rss() > 100 << 10);
+        assert!((1..me.rss()).contains(&me.anonymous()));
         let started = std::time::Instant::now();
         let mut work = 0u64;
         while me.cpu() < Duration::from_millis(20) {

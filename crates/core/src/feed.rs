@@ -99,6 +99,19 @@ impl Feed {
         follower.outbox.note(Item::Live { to: id, seq: seen });
     }
 
+    /// Everything from `from_seq` on, for a follower who fell behind no further than the memory here goes, each with its `seq`.
+    /// `None` where the store has to be read, or nobody of that name follows.
+    pub fn remembered(&self, id: SubscriptionId, from_seq: u64) -> Option<Vec<(u64, Bytes)>> {
+        let state = self.lock();
+        let (first, _) = state.recent.front()?;
+        if !(*first..=state.last).contains(&from_seq)
+            || !state.followers.iter().any(|follower| follower.id == id)
+        {
+            return None;
+        }
+        Some(state.recent.iter().skip_while(|(seq, _)| *seq < from_seq).cloned().collect())
+    }
+
     pub fn leave(&self, id: SubscriptionId) {
         let mut state = self.lock();
         state.followers.retain(|follower| follower.id != id);
@@ -249,6 +262,9 @@ mod tests {
             let read_and_join = |reader: &mut Reader, end: u64| {
                 reader.take(usize::MAX);
                 if let Some(after) = reader.behind.take() {
+                    if let Some(frames) = feed.remembered(reader.id, after + 1) {
+                        assert!(frames.iter().map(|(seq, _)| *seq).eq(after + 1..=end));
+                    }
                     reader.got.extend(after + 1..=end);
                     feed.join(reader.id, end);
                 }

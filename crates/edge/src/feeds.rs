@@ -8,7 +8,7 @@ use axum::extract::ws::Utf8Bytes;
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use relay_core::{
-    conversations::{Following, Page, PageRequest, Start, limit_exceeded},
+    conversations::{Following, Page, Start, limit_exceeded},
     fanout::{Outbox, SubscriptionId},
     inbox::{FollowingInbox, InboxFrames},
 };
@@ -150,7 +150,7 @@ impl Feeds {
         let opened = self.node.follow(&caller, conv.clone(), start, id, outbox).await;
         match opened {
             Ok(following) => {
-                self.fetch(id, following.next_page());
+                self.fetch(id, &following);
                 self.by_id.insert(id, Feed::Conversation(Conversation { following, notify: None }));
                 Ok(())
             }
@@ -192,7 +192,7 @@ impl Feeds {
                 return Err(problem);
             }
         };
-        self.fetch(id, following.next_page());
+        self.fetch(id, &following);
         self.by_id.insert(id, Feed::Conversation(Conversation { following, notify: None }));
         Ok((!gone.is_empty()).then(|| removed(gone)))
     }
@@ -276,7 +276,7 @@ impl Feeds {
         match result {
             Ok(following) => {
                 let notify = frame.notify.then_some((frame.id, following.next_seq));
-                self.fetch(id, following.next_page());
+                self.fetch(id, &following);
                 self.by_id.insert(id, Feed::Conversation(Conversation { following, notify }));
                 Vec::new()
             }
@@ -308,8 +308,7 @@ impl Feeds {
             .filter_map(|(seq, frame)| Sent::event("conv.event", seq, frame))
             .collect();
         if page.more {
-            let request = found.following.next_page();
-            self.fetch(id, request);
+            self.steps.push(next_page(&self.node, id, &found.following));
             return sent;
         }
         if let Some((frame_id, from_seq)) = found.notify.take() {
@@ -380,8 +379,7 @@ impl Feeds {
         match self.by_id.get_mut(&to) {
             Some(Feed::Conversation(found)) => {
                 found.following.next_seq = after_seq + 1;
-                let request = found.following.next_page();
-                self.fetch(to, request);
+                self.steps.push(next_page(&self.node, to, &found.following));
             }
             Some(Feed::Inbox(following, caller)) => {
                 following.next_seq = after_seq + 1;
@@ -430,10 +428,8 @@ impl Feeds {
         }
     }
 
-    fn fetch(&self, id: SubscriptionId, request: PageRequest) {
-        let node = self.node.clone();
-        self.steps
-            .push(Box::pin(async move { Step::Page { id, result: node.page(request).await } }));
+    fn fetch(&self, id: SubscriptionId, following: &Following) {
+        self.steps.push(next_page(&self.node, id, following));
     }
 
     fn fetch_inbox(&self, id: SubscriptionId, caller: Caller, from: u64) {
@@ -442,6 +438,19 @@ impl Feeds {
             Step::InboxPage { id, result: node.inboxes.page(&caller, Some(from)).await }
         }));
     }
+}
+
+/// Reads on, out of memory where that is enough.
+fn next_page(
+    node: &Arc<Node>,
+    id: SubscriptionId,
+    following: &Following,
+) -> BoxFuture<'static, Step> {
+    if let Some(page) = following.remembered() {
+        return Box::pin(std::future::ready(Step::Page { id, result: Ok(page) }));
+    }
+    let (node, request) = (node.clone(), following.next_page());
+    Box::pin(async move { Step::Page { id, result: node.page(request).await } })
 }
 
 fn removed(users: Vec<NodeId>) -> Sent {

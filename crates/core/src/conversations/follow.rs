@@ -257,6 +257,13 @@ impl Following {
         }
     }
 
+    /// The next page and the length of the one after it, where the feed still remembers what comes next: neither the store nor
+    /// a home far away has to be asked.
+    pub fn remembered(&self) -> Option<(Page, u64)> {
+        let frames = self.log.feed().remembered(self.id, self.next_seq)?;
+        Some((Page { frames, more: false }, self.page))
+    }
+
     /// Notes how long the next page should be.
     pub fn set_page(&mut self, limit: u64) {
         self.page = limit;
