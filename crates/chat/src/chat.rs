@@ -1,5 +1,6 @@
 //! The handle of a chat.
 
+mod beside;
 mod devices;
 mod files;
 mod rooms;
