@@ -25,6 +25,7 @@ use crate::{
     core::{Core, Events, NewConversation, Part},
     engine::{self, PresenceWish, Shared, Wish, now_ms},
     error::{Error, Refusal, Result},
+    files::Outgoing,
     store::{Store, Unlock},
     views::{
         Connection, ConversationView, Event, Me, MemberView, MessagePage, MessageView, OutboxView,
@@ -100,13 +101,16 @@ impl Chat {
     pub async fn open(options: Options) -> Result<Self> {
         let Options { profile, unlock, user, relay_url, label, timeout } = options;
         let signer = user.clone();
+        let outgoing = Outgoing::of(&profile);
+        let kept = outgoing.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let core = Core::open(&profile, &unlock, &user, now_ms())?;
             let relay_id = core.store().read(|tx| tx.meta("relay id"))?;
+            kept.sweep(&core.outgoing()?)?;
             Ok::<_, Error>((core, relay_id))
         });
         let (core, relay_id) = opened.await.map_err(|_| Error::Closed)??;
-        let shared = Shared::new(core, relay_url, signer, label, timeout, relay_id);
+        let shared = Shared::new(core, relay_url, signer, label, timeout, outgoing, relay_id);
         let (wishes, inbox) = engine::wishes();
         let stop = CancellationToken::new();
         let task = tokio::spawn(engine::run(shared.clone(), inbox, stop.clone()));

@@ -47,9 +47,11 @@ pub(crate) enum Step {
 }
 
 /// What a look at a conversation led to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Look {
     pub step: Option<Step>,
+    /// Messages of the outbox whose attachments are to be handed in; they hold up nothing.
+    pub uploads: Vec<i64>,
     /// The outbox is another one: something was done without the relay, or waits for somebody.
     pub changed: bool,
 }
@@ -103,12 +105,13 @@ const DAY_MS: u64 = 86_400_000;
 impl Core {
     /// What to send next in a conversation; `None` where nothing is to be done until something comes.
     pub fn next_step(&self, conv_id: &str, now_ms: u64) -> Result<Look> {
-        let mut changed = false;
-        let step = self.look(conv_id, now_ms, &mut changed)?;
-        Ok(Look { changed: changed || matches!(step, Some(Step::Wait { .. })), step })
+        let mut look = Look::default();
+        look.step = self.look(conv_id, now_ms, &mut look)?;
+        look.changed |= matches!(look.step, Some(Step::Wait { .. }));
+        Ok(look)
     }
 
-    fn look(&self, conv_id: &str, now_ms: u64, changed: &mut bool) -> Result<Option<Step>> {
+    fn look(&self, conv_id: &str, now_ms: u64, look: &mut Look) -> Result<Option<Step>> {
         self.write(Durability::Now, |tx| {
             let mut row = conv(tx, conv_id)?;
             if let Some(pending) = &row.pending {
@@ -138,11 +141,15 @@ impl Core {
                     out.waits = None;
                     tx.save_out(&out)?;
                 }
+                if out.upload.is_some() {
+                    look.uploads.push(out.n);
+                    continue;
+                }
                 match self.run(tx, &mut row, &mut out, now_ms)? {
                     Ran::Step(step) => return Ok(Some(step)),
                     Ran::Done => {
                         tx.remove_out(out.n)?;
-                        *changed = true;
+                        look.changed = true;
                     }
                     Ran::Waits => {
                         if let Some((_, until)) = out.waits {
