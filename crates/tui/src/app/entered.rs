@@ -72,13 +72,14 @@ impl App {
         }
     }
 
-    /// Words while no chat is open: a key is somebody to write to.
+    /// Words while no chat is open: a key, or a line of `relay chat link`, is somebody to write to.
     fn enter_nowhere(&mut self, text: &str) {
-        if text.starts_with(KEY) && !text.contains(char::is_whitespace) {
+        let somebody = text.starts_with(KEY) || text.starts_with(relay_chat::LINK);
+        if somebody && !text.contains(char::is_whitespace) {
             self.draft_mut().editor.take();
             self.act(Act::Direct { person: text.to_owned(), text: None });
         } else if text.contains(JOIN_CODE) {
-            self.complain("a join code is for `relay join` and `relay login`; quit with Ctrl-Q and use it there");
+            self.complain("this lets you use a relay: quit with Ctrl-Q, then relay login --invite-file - takes it");
         } else {
             self.complain("no chat is open, nothing was sent: /msg NAME or KEY writes to somebody");
         }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use relay_chat::{Chat, MessageRange, SaveAs, views::Event};
+use relay_chat::{Chat, ChatLink, LINK, MessageRange, SaveAs, views::Event};
 use relay_proto::NodeId;
 use tokio::sync::broadcast;
 
@@ -34,8 +34,19 @@ impl ChatBackend {
         Self { chat }
     }
 
+    /// Whoever is meant: a name, a key, or a line of `relay chat link`, whose name for them counts where they have none here.
     fn person(&self, text: &str) -> Result<NodeId, String> {
-        self.chat.find_person(text).map_err(said)
+        if !text.starts_with(LINK) {
+            return self.chat.find_person(text).map_err(said);
+        }
+        let link = ChatLink::read(text).map_err(|error| error.to_string())?;
+        // Who has no name here is called by the beginning of their key.
+        let unnamed = link.user_id.to_string().contains(&self.chat.name_of(&link.user_id));
+        if let Some(name) = link.name.filter(|_| unnamed) {
+            // Somebody else may be called so; then the key tells them apart.
+            let _ = self.chat.name_person(link.user_id, &name);
+        }
+        Ok(link.user_id)
     }
 
     fn people(&self, texts: &[String]) -> Result<Vec<NodeId>, String> {

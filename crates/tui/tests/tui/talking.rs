@@ -259,6 +259,20 @@ fn a_key_alone_begins_a_talk() {
 }
 
 #[test]
+fn an_invitation_that_travelled_outside_begins_a_talk_and_one_to_a_relay_does_not() {
+    let link = relay_chat::ChatLink::new("https://relay.example.com".into(), user(BOB), None);
+    let link = link.line().unwrap();
+    let mut desk = Desk::at(&Played::empty(), 100, 24);
+    desk.input(Input::Paste("relay-join-v1.eyJ9".into()));
+    desk.press("enter").expect("relay login --invite-file -");
+    assert!(!desk.played.did(|act| matches!(act, Act::Direct { .. })));
+    desk.press("ctrl-u");
+    desk.input(Input::Paste(format!("{link}\n")));
+    desk.press("enter");
+    assert!(desk.played.did(|act| matches!(act, Act::Direct { person, .. } if *person == link)));
+}
+
+#[test]
 fn signing_in_again_is_one_key() {
     let played = Played::usual();
     played.world().connection = Connection::Refused { why: "ended elsewhere".into() };
