@@ -1,8 +1,10 @@
 //! The handle of a chat.
 
+mod beside;
 mod devices;
 mod files;
 mod rooms;
+mod watching;
 
 pub use devices::Recovered;
 pub(crate) use devices::keep_vault;
@@ -13,10 +15,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use relay_client::Signer;
 use relay_proto::{NodeId, conv::ConvKind};
-use tokio::{
-    sync::{broadcast, mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,10 +23,11 @@ use crate::{
     core::{Core, Events, NewConversation, Part},
     engine::{self, PresenceWish, Shared, Wish, now_ms},
     error::{Error, Refusal, Result},
+    files::Outgoing,
     store::{Store, Unlock},
     views::{
-        Connection, ConversationView, Event, Me, MemberView, MessagePage, MessageView, OutboxView,
-        PersonView, SafetyNumber, SearchCursor, SearchPage,
+        ConversationView, Event, Me, MemberView, MessagePage, MessageView, OutboxView, PersonView,
+        SafetyNumber, SearchCursor, SearchPage,
     },
 };
 
@@ -99,13 +99,16 @@ impl Chat {
     pub async fn open(options: Options) -> Result<Self> {
         let Options { profile, unlock, user, relay_url, label, timeout } = options;
         let signer = user.clone();
+        let outgoing = Outgoing::of(&profile);
+        let kept = outgoing.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let core = Core::open(&profile, &unlock, &user, now_ms())?;
             let relay_id = core.store().read(|tx| tx.meta("relay id"))?;
+            kept.sweep(&core.outgoing()?)?;
             Ok::<_, Error>((core, relay_id))
         });
         let (core, relay_id) = opened.await.map_err(|_| Error::Closed)??;
-        let shared = Shared::new(core, relay_url, signer, label, timeout, relay_id);
+        let shared = Shared::new(core, relay_url, signer, label, timeout, outgoing, relay_id);
         let (wishes, inbox) = engine::wishes();
         let stop = CancellationToken::new();
         let task = tokio::spawn(engine::run(shared.clone(), inbox, stop.clone()));
@@ -133,77 +136,6 @@ impl Chat {
         self.stop.cancel();
         // A task that panicked has nothing more to say.
         let _ = (&mut self.task).await;
-    }
-
-    // === watching ===
-
-    /// What happens from now on. A watcher that falls behind is told so by the receiver, and looks everything up again.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.shared.events.subscribe()
-    }
-
-    /// How it stands with the relay.
-    pub fn connection(&self) -> Connection {
-        self.shared.connection.borrow().clone()
-    }
-
-    /// The same, to be waited on.
-    pub fn connection_changes(&self) -> watch::Receiver<Connection> {
-        self.shared.connection.subscribe()
-    }
-
-    /// Waits until the relay is reached.
-    ///
-    /// # Errors
-    /// [`Refusal::Invalid`] with the relay's reason where it does not let this device in; [`Error::Closed`].
-    pub async fn online(&self) -> Result<()> {
-        let mut changes = self.connection_changes();
-        loop {
-            match &*changes.borrow_and_update() {
-                Connection::Online { .. } => return Ok(()),
-                Connection::Refused { why } => return Err(Refusal::Invalid(why.clone()).into()),
-                Connection::Connecting | Connection::Offline { .. } => {}
-            }
-            changes.changed().await.map_err(|_| Error::Closed)?;
-        }
-    }
-
-    /// Waits until everything was taken in that the relay had when the connection began.
-    ///
-    /// # Errors
-    /// As [`online`](Self::online).
-    pub async fn caught_up(&self) -> Result<()> {
-        self.online().await?;
-        let mut caught_up = self.shared.caught_up.subscribe();
-        caught_up.wait_for(|caught_up| *caught_up).await.map(|_| ()).map_err(|_| Error::Closed)
-    }
-
-    /// Tries to connect now, where it would wait.
-    pub async fn connect(&self) {
-        self.wish(Wish::Connect).await;
-    }
-
-    /// Waits until nothing is under way any more: everything in the outbox was stored by the relay or has failed or waits for
-    /// somebody else. Gives how much is left.
-    ///
-    /// # Errors
-    /// [`Error::State`].
-    pub async fn settled(&self) -> Result<usize> {
-        use crate::views::Delivery;
-        let mut events = self.events();
-        loop {
-            let outbox = self.outbox()?;
-            let moving = outbox.iter().any(|out| {
-                matches!(out.delivery, Delivery::Sending | Delivery::Waiting { why: None })
-            });
-            if !moving {
-                return Ok(outbox.len());
-            }
-            match events.recv().await {
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return Err(Error::Closed),
-            }
-        }
     }
 
     // === questions ===

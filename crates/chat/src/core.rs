@@ -17,6 +17,7 @@ mod revoked;
 #[cfg(test)]
 mod simulation;
 mod step;
+mod upload;
 
 use openmls::group::MlsGroup;
 use openmls_rust_crypto::RustCrypto;

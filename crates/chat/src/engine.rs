@@ -6,6 +6,7 @@
 mod link;
 pub(crate) mod requests;
 pub(crate) mod revocations;
+pub(crate) mod uploads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     core::{Core, Events},
     error::{Error, Result},
+    files::Outgoing,
     views::{Connection, Event},
 };
 
@@ -61,6 +63,8 @@ pub(crate) struct Shared {
     pub signer: Signer,
     pub label: String,
     pub timeout: Duration,
+    /// Encrypted files on their way to the relay.
+    pub outgoing: Outgoing,
     pub events: broadcast::Sender<Event>,
     pub connection: watch::Sender<Connection>,
     /// The relay's id, from the last session.
@@ -79,6 +83,7 @@ impl Shared {
         signer: Signer,
         label: String,
         timeout: Duration,
+        outgoing: Outgoing,
         relay_id: Option<String>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -87,6 +92,7 @@ impl Shared {
             signer,
             label,
             timeout,
+            outgoing,
             events: broadcast::Sender::new(EVENTS),
             connection: watch::Sender::new(Connection::Connecting),
             relay_id: watch::Sender::new(relay_id),

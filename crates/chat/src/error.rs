@@ -126,6 +126,10 @@ pub enum Hostile {
     Commit(String),
     #[error("the message does not verify: {0}")]
     Message(String),
+    #[error(
+        "somebody was let in with keys that have ended by this machine's clock: this device was away for more than four weeks, or the clock is ahead"
+    )]
+    KeysEnded,
     #[error("the invitation is not from whom the relay says it is")]
     Inviter,
     #[error("the relay left out messages: {expected} was due, {got} came")]

@@ -7,6 +7,8 @@
 //! piece = nonce[12] || AES-256-GCM(key, nonce, 64 KiB of the file, aad = number[8] || last[1])
 //! ```
 
+mod outgoing;
+
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
@@ -19,6 +21,8 @@ use aes_gcm::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
+
+pub(crate) use outgoing::Outgoing;
 
 use crate::{
     content::{FileBody, MAX_NAME, shortened},

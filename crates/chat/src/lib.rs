@@ -4,6 +4,7 @@
 //!   done when the relay is reached
 //! - [`views`]: what there is to see, as plain values; [`Event`](views::Event)s tell what has changed
 //! - [`content`]: what a message can say
+//! - [`ChatLink`]: a line that says who somebody is and where, to be passed on outside
 //!
 //! ```text
 //!   Chat ── questions ──► core ── one transaction ──► store (sealed SQLite)
@@ -23,6 +24,7 @@ mod core;
 mod engine;
 mod error;
 mod files;
+mod link;
 #[cfg(feature = "measure")]
 #[doc(hidden)]
 pub mod measure;
@@ -33,4 +35,5 @@ pub mod views;
 
 pub use chat::{Asking, Chat, MessageRange, Options, Recovered, SaveAs, Settings};
 pub use error::{Error, Hostile, Refusal, Result, StateError};
+pub use link::{ChatLink, LINK, LinkError};
 pub use store::Unlock;

@@ -1,10 +1,14 @@
 //! What a chat shows: plain values, the same for `--json`, for the TUI and for bots.
 
+mod beside;
+
 use relay_proto::{
     NodeId,
     conv::{ConvKind, Role},
 };
 use serde::{Deserialize, Serialize};
+
+pub use beside::{PostView, ServiceView};
 
 use crate::content::FileBody;
 

@@ -1,6 +1,7 @@
 //! The connection to one relay, and how one request goes.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,10 +10,11 @@ use relay_proto::{Code, NodeId, Problem, RelayId};
 pub use reqwest::Method;
 use reqwest::{
     Response, Url,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 
 use crate::{auth::Credentials, endpoint::Endpoint, error::Error, session, signer::Signer};
 
@@ -135,6 +137,8 @@ const GRANT_DEVICE: &str = "relay-client";
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// The deadline of one operation unless told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// So much of a body leaves between two words of its progress.
+const PIECE: usize = 64 << 10;
 /// No answer of a relay to one request is larger; a page of the largest events has room.
 const MAX_ANSWER: usize = 192 << 20;
 
@@ -151,6 +155,8 @@ pub struct Request {
     pub headers: Vec<(&'static str, String)>,
     /// What to send.
     pub body: Option<Body>,
+    /// Told how many bytes of the body have left.
+    pub sent: Option<watch::Sender<u64>>,
     /// Added to the client's deadline: how long the relay may take on purpose.
     pub patience: Duration,
     /// Whether a request whose answer was lost may be sent again.
@@ -178,6 +184,7 @@ impl Request {
             query: Vec::new(),
             headers: Vec::new(),
             body: None,
+            sent: None,
             patience: Duration::ZERO,
             repeatable,
             signed: true,
@@ -210,6 +217,18 @@ impl Request {
         }
         self
     }
+}
+
+/// A body that leaves in pieces, and tells after each how much has left.
+fn told(bytes: bytes::Bytes, sent: watch::Sender<u64>) -> reqwest::Body {
+    let pieces = futures_util::stream::unfold((bytes, 0), move |(mut left, gone)| {
+        sent.send_replace(gone);
+        let piece = left.split_to(left.len().min(PIECE));
+        let gone = gone + piece.len() as u64;
+        let next = (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (left, gone)));
+        std::future::ready(next)
+    });
+    reqwest::Body::wrap_stream(pieces)
 }
 
 impl Client {
@@ -350,7 +369,13 @@ impl Client {
             http = http.header(*name, value);
         }
         if let Some(body) = &request.body {
-            http = http.header(CONTENT_TYPE, body.media_type).body(body.bytes.clone());
+            http = http.header(CONTENT_TYPE, body.media_type);
+            http = match &request.sent {
+                None => http.body(body.bytes.clone()),
+                Some(sent) => http
+                    .header(CONTENT_LENGTH, body.bytes.len())
+                    .body(told(body.bytes.clone(), sent.clone())),
+            };
         }
         let response = http.send().await.map_err(|error| self.transport_failure(&error))?;
         if response.status().is_success() {

@@ -14,11 +14,11 @@ use rand_core::{OsRng, RngCore};
 use relay_proto::NodeId;
 use relay_proto::polycentric::{
     Body, Claim, ClaimFieldEntry, CountLwwElementReferences, CountReferences, Draft, Event,
-    EventKey, EventMessage, EventWriter, Events, ImageManifest, ProcessId, QueryIndexResponse,
-    QueryReferencesRequest, QueryReferencesRequestEvents, QueryReferencesResponse, Range, Ranges,
-    RangesForProcess, RangesForSystem, Reference, RepeatedUInt64,
-    ResultEventsAndRelatedEventsAndCursor, ResultTopStringReferences, SignedEvent, SystemKey,
-    SystemProcesses, content, decode_message, decode_param, encode_param, opinion,
+    EventKey, EventMessage, EventWriter, Events, ImageManifest, ProcessId, PublicKey,
+    QueryIndexResponse, QueryReferencesRequest, QueryReferencesRequestEvents,
+    QueryReferencesResponse, Range, Ranges, RangesForProcess, RangesForSystem, Reference,
+    RepeatedUInt64, ResultEventsAndRelatedEventsAndCursor, ResultTopStringReferences, SignedEvent,
+    SystemKey, SystemProcesses, content, decode_message, decode_param, encode_param, opinion,
 };
 use reqwest::Method;
 
@@ -32,6 +32,8 @@ use crate::{
 pub const SECTION: usize = 512 << 10;
 /// Events of one upload, as the protocol's client sends them.
 const UPLOAD: usize = 20;
+/// People whose pages [`Social::home`] joins, beside one's own.
+pub const MAX_FOLLOWED: usize = 100;
 
 /// Names an event in text: key, process in hex, clock, with slashes between.
 pub fn event_name(key: &EventKey) -> String {
@@ -205,6 +207,26 @@ impl Social<'_> {
         query.extend(before_ms.map(|ms| ("after", ms.to_string())));
         let page: QueryIndexResponse = self.get("/query_index", &query).await?;
         self.checked(page.events)
+    }
+
+    /// The newest posts of a system and of whom it follows, newest first. Of at most [`MAX_FOLLOWED`] people: the pages of
+    /// more would take too long.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn home(&self, own: SystemKey, limit: usize) -> Result<Vec<Event>, Error> {
+        let mut posts = self.feed(own, content::POST, None, limit).await?;
+        let followed = self.set(own, content::FOLLOW).await?;
+        let keys = followed.into_iter().filter_map(|value| {
+            let key: PublicKey = decode_message(value.into()).ok()?;
+            SystemKey::from_message(&key).ok()
+        });
+        for system in keys.take(MAX_FOLLOWED) {
+            posts.extend(self.feed(system, content::POST, None, limit).await?);
+        }
+        posts.sort_by_key(|event| std::cmp::Reverse(event.unix_ms()));
+        posts.truncate(limit);
+        Ok(posts)
     }
 
     /// Everything that is in a set of the system now (whom it follows, which servers it uses …).

@@ -6,11 +6,13 @@ mod support;
 
 use std::{
     io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
 use support::{Ran, Relay, base, finish, until};
 
@@ -131,6 +133,42 @@ fn a_link_is_enough_to_meet() {
     let bad = alice.run(&["chat", "meet", "relay-join-v1.e30"]);
     assert_eq!(bad.code(), 2);
     assert!(bad.stderr.contains("relay chat link"), "{}", bad.stderr);
+}
+
+#[test]
+fn an_invite_is_the_address_and_the_key_of_a_relay_in_one_line() {
+    let relay = Relay::start();
+    let code = relay.operator(["invite"]);
+    assert_eq!((code.code(), code.stdout.lines().count()), (0, 1), "{}", code.stderr);
+    let bob = Person { home: tempfile::tempdir().unwrap() };
+    bob.ok(&["keys", "gen"]);
+    let file = bob.home.path().join("invite");
+    let login = ["login", "--invite-file", file.to_str().unwrap()];
+    let write = |code: &str| {
+        std::fs::write(&file, code).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    // On a command line others would see it.
+    let seen = bob.run(&["login", code.stdout.trim()]);
+    assert_eq!(seen.code(), 2, "{}", seen.stderr);
+    assert!(seen.stderr.contains("--invite-file"), "{}", seen.stderr);
+    // Another relay that answers under this address is not the one that invited.
+    let other = Relay::start();
+    let body = code.stdout.trim().strip_prefix("relay-join-v1.").unwrap();
+    let mut content: Value =
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).unwrap()).unwrap();
+    assert_eq!(content["url"], relay.url.as_str(), "by the socket it names the address for others");
+    content["url"] = other.url.as_str().into();
+    write(&format!("relay-join-v1.{}", URL_SAFE_NO_PAD.encode(content.to_string())));
+    let wrong = bob.run(&login);
+    assert_eq!(wrong.code(), 4, "{}", wrong.stderr);
+    assert!(wrong.stderr.contains("has another key than the join code says"), "{}", wrong.stderr);
+    write("hello");
+    assert_eq!(bob.run(&login).code(), 2);
+    assert_eq!(bob.run(&["chat", "ls"]).code(), 2, "nothing of this was taken");
+    write(&code.stdout);
+    bob.ok(&login);
+    assert_eq!(bob.ok(&["chat", "ls", "--json"]).json()["items"], serde_json::json!([]));
 }
 
 #[test]
@@ -266,8 +304,7 @@ fn a_keyring_opens_what_is_stored() {
         let path = alice.home.path().join("bin/secret-tool");
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     };
     let run = |args: &[&str]| {
         let mut command = base(alice.home.path());

@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use support::{RELAY, Ran, Relay, alone, base, finish, until};
@@ -133,6 +133,27 @@ fn two_people_talk_in_their_terminals() {
     alice.write("//wave");
     alice.press("Enter");
     bob.sees("/wave");
+
+    // What the relay has beside the chats, read through it: nothing at first, then what a command of the same key wrote.
+    alice.press("M-2");
+    alice.sees("No posts yet");
+    alice.ok(&["social", "post", "the grey heron is back"]);
+    alice.press("C-l");
+    alice.sees("the grey heron is back");
+    alice.write("hello");
+    alice.sees("relay social post 'TEXT' writes a post");
+    alice.press("C-n");
+    alice.sees("There is no service to call here");
+    let mut service =
+        relay.command(["expose", "greet", "--public", "--http", "http://127.0.0.1:9/"]);
+    let mut service = service.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("the service is there", || relay.ok(["services"]).stdout.contains("greet"));
+    alice.press("C-l");
+    alice.sees("greet");
+    service.kill().unwrap();
+    service.wait().unwrap();
+    alice.press("M-1");
+    alice.sees("hello alice");
 
     alice.tmux(&["resize-window", "-x", "60", "-y", "16"]);
     alice.sees("hello alice");

@@ -10,6 +10,7 @@ mod heard;
 mod message;
 mod over;
 mod overlay;
+mod place;
 mod timeline;
 
 use std::collections::{BTreeSet, HashMap};
@@ -22,10 +23,11 @@ use relay_proto::NodeId;
 
 pub use draft::{Draft, ReplyTo};
 pub use overlay::{Asking, Candidate, Choice, Overlay, Search, Then};
+pub use place::{Entry, Sheet};
 pub use timeline::{ItemKey, PAGE, Timeline, is_said, key_of};
 
 use crate::{
-    backend::{Act, Answer, Done, Presence, Question},
+    backend::{Act, Answer, Done, Place, Presence, Question},
     config::Settings,
     keys::{Key, Preset},
     view::layout::Layout,
@@ -116,6 +118,10 @@ pub struct App {
     /// Of the open chat.
     pub members: Vec<MemberView>,
     pub open: Option<Timeline>,
+    /// What is shown instead of a chat.
+    pub place: Option<Place>,
+    /// What is known of each place.
+    sheets: [Sheet; Place::ALL.len()],
     /// What is being written, by chat; the empty name is that of no chat.
     drafts: HashMap<String, Draft>,
     pub focus: Pane,
@@ -167,6 +173,8 @@ impl App {
             people: Vec::new(),
             members: Vec::new(),
             open: None,
+            place: None,
+            sheets: Default::default(),
             drafts: HashMap::new(),
             focus: if vim { Pane::Timeline } else { Pane::Input },
             cursor: 0,
@@ -278,7 +286,12 @@ impl App {
     // === the small steps ===
 
     fn draft_name(&self) -> &str {
-        self.open.as_ref().map_or("", |open| &open.conv_id)
+        match (&self.open, self.place) {
+            (Some(open), _) => &open.conv_id,
+            // A conversation's id is longer.
+            (None, Some(place)) => place.name(),
+            (None, None) => "",
+        }
     }
 
     fn draft_mut(&mut self) -> &mut Draft {
@@ -310,6 +323,7 @@ impl App {
         let chat = self.chats.iter().find(|chat| chat.conv_id == conv_id);
         let new_after = chat.filter(|chat| chat.unread > 0).map(|chat| chat.read_seq);
         self.open = Some(Timeline::new(conv_id, new_after));
+        self.place = None;
         self.sought = None;
         self.members.clear();
         self.detail = Detail::Members;
@@ -353,8 +367,12 @@ impl App {
         let unread: u64 =
             self.chats.iter().filter(|chat| !chat.muted).map(|chat| chat.unread).sum();
         let count = if unread > 0 { format!("({unread}) ") } else { String::new() };
-        let name = self.chat().map(|chat| format!("{} · ", crate::text::clean(&chat.name)));
-        let title = format!("{count}{}Relay", name.unwrap_or_default());
+        let name = match (self.place, self.chat()) {
+            (Some(place), _) => format!("{} · ", place.name()),
+            (None, Some(chat)) => format!("{} · ", crate::text::clean(&chat.name)),
+            (None, None) => String::new(),
+        };
+        let title = format!("{count}{name}Relay");
         if title != self.title {
             self.effects.push(Effect::Title(title.clone()));
             self.title = title;

@@ -5,10 +5,10 @@ mod chat;
 use std::future::Future;
 
 use relay_chat::{
-    MessageRange, Settings as ConversationSettings,
+    Asking, MessageRange, Settings as ConversationSettings,
     views::{
         Connection, ConversationView, DeviceView, Event, Me, MemberView, MessagePage, MessageView,
-        PersonView, SafetyNumber, SearchCursor, SearchPage,
+        PersonView, PostView, SafetyNumber, SearchCursor, SearchPage, ServiceView,
     },
 };
 use relay_proto::NodeId;
@@ -38,11 +38,30 @@ pub enum Question {
     Connection,
     Conversations,
     People,
-    Messages { conv_id: String, range: MessageRange, limit: usize },
-    Message { conv_id: String, seq: u64 },
-    Members { conv_id: String },
-    Search { text: String, within: Option<String>, from: Option<SearchCursor> },
-    SafetyNumber { user: NodeId },
+    Messages {
+        conv_id: String,
+        range: MessageRange,
+        limit: usize,
+    },
+    Message {
+        conv_id: String,
+        seq: u64,
+    },
+    Members {
+        conv_id: String,
+    },
+    Search {
+        text: String,
+        within: Option<String>,
+        from: Option<SearchCursor>,
+    },
+    SafetyNumber {
+        user: NodeId,
+    },
+    /// Who asks to be let into a chat again.
+    Asking {
+        conv_id: String,
+    },
 }
 
 impl Question {
@@ -65,6 +84,7 @@ pub enum Answer {
     Members(Vec<MemberView>),
     Search(SearchPage),
     SafetyNumber(SafetyNumber),
+    Asking(Vec<Asking>),
 }
 
 /// How this user appears to those who watch them.
@@ -76,6 +96,27 @@ pub enum Presence {
     /// Watches others without being seen.
     Invisible,
     Off,
+}
+
+/// What the relay has beside the chats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Posts of the social layer, by this user and whom they follow.
+    Feed,
+    /// Services that can be called.
+    Services,
+}
+
+impl Place {
+    /// In the order of the list.
+    pub const ALL: [Self; 2] = [Self::Feed, Self::Services];
+}
+
+/// What is in a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Posts(Vec<PostView>),
+    Services(Vec<ServiceView>),
 }
 
 /// What can be done. People are as the user typed them: a name or a key.
@@ -95,6 +136,11 @@ pub enum Act {
     Leave { conv_id: String },
     Invite { conv_id: String, people: Vec<String> },
     Remove { conv_id: String, person: String },
+    Ban { conv_id: String, person: String },
+    Unban { conv_id: String, person: String },
+    Banned { conv_id: String },
+    Readmit { conv_id: String, person: String },
+    Restart { conv_id: String },
     SetRoom { conv_id: String, name: Option<String>, topic: Option<String> },
     Set { conv_id: String, settings: ConversationSettings },
     NamePerson { person: String, name: String },
@@ -104,6 +150,7 @@ pub enum Act {
     Appear(Presence),
     Watch(Vec<NodeId>),
     Connect,
+    Look(Place),
     Devices,
     LinkDevice { code: String },
     RevokeDevice { device_id: String },
@@ -118,7 +165,11 @@ impl Act {
     pub fn is_long(&self) -> bool {
         matches!(
             self,
-            Self::Devices
+            Self::Look(_)
+                | Self::Ban { .. }
+                | Self::Unban { .. }
+                | Self::Banned { .. }
+                | Self::Devices
                 | Self::LinkDevice { .. }
                 | Self::RevokeDevice { .. }
                 | Self::Recover
@@ -139,4 +190,7 @@ pub enum Done {
     /// This conversation is to be shown.
     Opened(String),
     Devices(Vec<DeviceView>),
+    Found(Found),
+    /// Whom a room keeps out, by name.
+    Banned(Vec<String>),
 }

@@ -16,6 +16,10 @@ pub enum Command {
     New { name: String, people: Vec<String> },
     Invite { people: Vec<String> },
     Remove { person: String },
+    Ban { person: Option<String> },
+    Unban { person: String },
+    Readmit { person: Option<String> },
+    Restart,
     Leave,
     Verify { person: Option<String> },
     Block { person: Option<String>, blocked: bool },
@@ -47,12 +51,16 @@ pub enum Device {
 }
 
 /// The commands, for help, completion and messages about typing errors: name, arguments, what it does.
-pub const COMMANDS: [(&str, &str, &str); 26] = [
+pub const COMMANDS: [(&str, &str, &str); 30] = [
     ("msg", "NAME|KEY [TEXT]", "write to somebody"),
     ("join", "[CHAT]", "accept an invitation; go to a chat"),
     ("new", "NAME [PEOPLE…]", "make a room"),
     ("invite", "PEOPLE…", "take people into this room"),
     ("remove", "NAME", "take somebody out of this room"),
+    ("ban", "[NAME]", "take somebody out of this room and keep them out; list those"),
+    ("unban", "NAME", "let somebody be invited again"),
+    ("readmit", "[NAME]", "let a device in again that has lost its state; list who asks"),
+    ("restart", "", "begin a new chat in the place of this one, which is stuck"),
     ("leave", "", "leave this chat, or decline the invitation"),
     ("verify", "[NAME]", "compare safety numbers"),
     ("block", "[NAME]", "take nothing from somebody any more"),
@@ -117,6 +125,10 @@ pub fn parse(line: &str) -> Result<Entered, String> {
             Command::Invite { people: words().collect() }
         }
         "remove" => Command::Remove { person: needed()? },
+        "ban" => Command::Ban { person: optional() },
+        "unban" => Command::Unban { person: needed()? },
+        "readmit" => Command::Readmit { person: optional() },
+        "restart" => Command::Restart,
         "leave" => Command::Leave,
         "verify" => Command::Verify { person: optional() },
         "block" => Command::Block { person: optional(), blocked: true },

@@ -28,6 +28,6 @@ pub mod theme;
 pub mod view;
 
 pub use app::{App, Effect, Input};
-pub use backend::{Act, Answer, Backend, ChatBackend, Done, Question};
+pub use backend::{Act, Answer, Backend, ChatBackend, Done, Found, Place, Question};
 pub use config::Settings;
 pub use run::{Error, run};

@@ -4,6 +4,7 @@ mod details;
 pub mod layout;
 mod list;
 mod over;
+pub mod place;
 mod status;
 pub mod timeline;
 
@@ -33,7 +34,10 @@ pub fn draw(app: &App, frame: &mut Frame<'_>) {
         list::draw(app, frame, area);
     }
     if let Some(area) = layout.timeline {
-        timeline::draw(app, frame, area, layout.messages, layout.banner);
+        match app.place {
+            Some(place) => place::draw(app, frame, place, area, layout.messages),
+            None => timeline::draw(app, frame, area, layout.messages, layout.banner),
+        }
     }
     if let Some(area) = layout.details {
         details::draw(app, frame, area);
@@ -99,8 +103,14 @@ fn hint(app: &App) -> &'static str {
             }
             Pane::List => "Up and Down choose, Enter opens, Esc back",
             Pane::Details => "Up and Down choose, Enter compares safety numbers, Esc back",
+            Pane::Timeline if app.place.is_some() => {
+                "Up and Down scroll, Ctrl-L reads it again, Esc back"
+            }
             _ => "i types, ? lists all keys",
         };
+    }
+    if app.place.is_some() {
+        return "Up and Down scroll, Ctrl-L reads it again, / for commands";
     }
     "type a message, / for commands"
 }

@@ -2,51 +2,61 @@
 
 use std::path::{Path, PathBuf};
 
-use relay_client::{
-    Request,
-    client::{Body as RequestBody, Method},
-};
+use relay_client::Request;
+use tokio::sync::broadcast;
 
 use super::{Chat, offline};
 use crate::{
-    content::{Body, FileBody},
-    error::{Refusal, Result},
+    content::FileBody,
+    engine::{now_ms, uploads::PER_MEBIBYTE},
+    error::{Error, Refusal, Result},
     files::{self, Saving},
     views::{Event, MessageBody},
 };
 
 /// Pieces fetched at once: 4 MiB.
 const STRIDE: u64 = 64;
-/// What a slow line may take for a mebibyte.
-const PER_MEBIBYTE: std::time::Duration = std::time::Duration::from_secs(8);
 
 impl Chat {
-    /// Encrypts a file, hands it to the relay and sends word of it; gives the message's number in the outbox. Handing in the
-    /// same bytes again has its effect once.
+    /// Encrypts a file and notes that it is to be sent; gives the message's number in the outbox. The relay gets the file as
+    /// soon as it is reached, goes on after a restart, and is not given again what it has; then word of it is sent.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File), [`Refusal`]; the relay's, `too_large` and `quota_exceeded` among them.
+    /// [`Error::File`](crate::Error::File), [`Refusal`].
     pub async fn send_file(&self, conv_id: &str, path: &Path, mime: Option<&str>) -> Result<i64> {
         let view = self.conversation(conv_id)?;
         if !view.state.is_writable() {
             return Err(Refusal::NotIn.into());
         }
-        let client = self.shared.session().ok_or_else(offline)?;
         let (path, mime) = (path.to_owned(), mime.map(str::to_owned));
-        let sealed = self.shared.on_core(move |_| files::seal(&path, mime.as_deref())).await?;
-        let size = sealed.body.size;
-        self.tell_file(conv_id, &sealed.body, 0);
-        let mut request = Request::new(Method::PUT, sealed.body.url.clone());
-        request.patience = PER_MEBIBYTE * u32::try_from(size >> 20).unwrap_or(u32::MAX);
-        request.body = Some(RequestBody {
-            media_type: "application/octet-stream",
-            bytes: sealed.bytes.into(),
-        });
-        // What is named by its hash may be put twice.
-        request.repeatable = true;
-        client.fetch(request).await?;
-        self.tell_file(conv_id, &sealed.body, size);
-        self.say(conv_id, Body::File(sealed.body)).await
+        let (id, outgoing) = (conv_id.to_owned(), self.shared.outgoing.clone());
+        let (n, events) = self
+            .shared
+            .on_core(move |core| {
+                let sealed = files::seal(&path, mime.as_deref())?;
+                // The bytes come first: a message never waits for what is not here.
+                outgoing.keep(&sealed)?;
+                core.say_file(&id, sealed.body, now_ms())
+            })
+            .await?;
+        self.done(conv_id, events).await;
+        Ok(n)
+    }
+
+    /// Waits until the relay has the attachment of a message of the outbox, or it has failed, or waits for something. What
+    /// progress it makes is told by [`Event::File`].
+    ///
+    /// # Errors
+    /// [`Error::State`](crate::Error::State).
+    pub async fn handed_in(&self, local: i64) -> Result<()> {
+        let mut events = self.events();
+        while self.shared.on_core(move |core| core.is_uploading(local)).await? {
+            match events.recv().await {
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return Err(Error::Closed),
+            }
+        }
+        Ok(())
     }
 
     /// Saves the file of a message, into `folder` under the sender's name for it or at `target`. A try that ended early goes on

@@ -12,7 +12,7 @@ use crate::{
     mls::{context::RelayConversation, group},
     store::{
         ConvRow, Durability, Tx, random,
-        rows::{Job, OutRow, PersonRow, SavedContent},
+        rows::{Job, OutRow, PersonRow, SavedContent, Upload},
     },
     views::{ConversationState, Delivery, Event, MessageBody},
 };
@@ -233,7 +233,7 @@ impl Core {
     }
 
     /// Renews this device's keys in a conversation.
-    #[cfg(any(test, feature = "measure"))]
+    #[cfg(feature = "measure")]
     pub fn renew(&self, conv_id: &str, now_ms: u64) -> Result<()> {
         self.write(Durability::Now, |tx| {
             enqueue(tx, &conv(tx, conv_id)?, Job::Update, now_ms).map(|_| ())
@@ -364,6 +364,7 @@ pub(super) fn enqueue(tx: &Tx<'_>, row: &ConvRow, job: Job, now_ms: u64) -> Resu
         job,
         msg_id: new_id()?,
         sent: None,
+        upload: None,
         acked: false,
         failed: None,
         waits: None,
@@ -397,7 +398,7 @@ pub(super) fn counts(body: &MessageBody) -> bool {
     )
 }
 
-fn writable(row: &ConvRow) -> Result<()> {
+pub(super) fn writable(row: &ConvRow) -> Result<()> {
     match &row.state {
         ConversationState::Invited { .. } => Err(Refusal::NotAccepted.into()),
         state if state.is_writable() => Ok(()),
@@ -411,6 +412,7 @@ pub(super) fn delivery(out: &OutRow) -> Delivery {
         (Some(why), ..) => Delivery::Failed { why: why.clone() },
         (_, Some((why, _)), _) => Delivery::Waiting { why: Some(why.clone()) },
         (_, _, Some(_)) => Delivery::Sending,
+        _ if out.upload == Some(Upload::Begun) => Delivery::Sending,
         _ => Delivery::Waiting { why: None },
     }
 }

@@ -3,20 +3,20 @@
 //! An entry is believed only as far as MLS and the profile's rules prove it. Whatever else comes, from whomever, changes
 //! the cursor at most, and is shown as what it is.
 
-use openmls::{group::MlsGroup, prelude::Proposal};
+use openmls::prelude::Proposal;
 use relay_proto::{
     conv::{LogEntry, MessageKind},
     mls::{Accepted, Head, decode_base64},
 };
 
-use super::{Core, Events, about, act::enqueue, changed, conv, env_hash, group_id, note_group};
+use super::{
+    Core, Events, about, act::enqueue, changed, conv, env_hash, group_id, note_group,
+    step::Changing,
+};
 use crate::{
     content::Content,
     error::{Error, Hostile, Result},
-    mls::{
-        Provider,
-        group::{self, Committer, Effect, Leaf, Received},
-    },
+    mls::group::{self, Committer, Effect, Leaf, Received},
     store::{
         ConvRow, Durability, Tx,
         rows::{Asking, Job},
@@ -150,18 +150,18 @@ impl Core {
         let provider = self.live(tx, &id);
         let env = decode_base64(&entry.env)?;
         let events = self.with_group(&provider, &id, |group| {
-            match group::receive(&provider, group, &env)? {
-                Received::Own => self.own_message(tx, row, entry),
+            let now_ms = entry.ts_ms;
+            let on = &mut Changing { tx, row: &mut *row, provider: &provider, group, now_ms };
+            match group::receive(&provider, on.group, &env)? {
+                Received::Own => self.own_message(tx, on.row, entry),
                 Received::Application { from, content } => {
                     self.check_author(entry, &from)?;
-                    self.take_application(tx, row, entry, &from, &content)
+                    self.take_application(tx, on.row, entry, &from, &content)
                 }
                 Received::Proposal { from, proposal } => {
-                    self.take_proposal(row, entry, &provider, group, &from, *proposal)
+                    self.take_proposal(on, entry, &from, *proposal)
                 }
-                Received::Commit { from, staged } => {
-                    self.take_commit(tx, row, entry, &provider, group, from, *staged)
-                }
+                Received::Commit { from, staged } => self.take_commit(on, entry, from, *staged),
             }
         })?;
         if !row.state.is_followed() {
@@ -205,15 +205,13 @@ impl Core {
 
     fn take_proposal(
         &self,
-        row: &mut ConvRow,
+        on: &mut Changing<'_>,
         entry: &LogEntry,
-        provider: &Provider<'_>,
-        group: &mut MlsGroup,
         from: &Leaf,
         proposal: openmls::prelude::QueuedProposal,
     ) -> Result<Events> {
         // Of proposals the profile knows the wish to leave; others would make every commit one that is refused.
-        let leaves = group::leaves(group)?;
+        let leaves = group::leaves(on.group)?;
         let leaving = match proposal.proposal() {
             Proposal::Remove(remove) => {
                 leaves.iter().any(|leaf| leaf.index == remove.removed() && leaf.user == from.user)
@@ -224,27 +222,21 @@ impl Core {
             tracing::warn!(seq = entry.seq, user = %from.user, "a proposal that is not part of the profile");
             return Ok(Vec::new());
         }
-        group
-            .store_pending_proposal(&provider.storage, proposal)
+        on.group
+            .store_pending_proposal(&on.provider.storage, proposal)
             .map_err(|error| Error::Mls(error.to_string()))?;
-        row.proposals_since_ms.get_or_insert(entry.ts_ms);
+        on.row.proposals_since_ms.get_or_insert(entry.ts_ms);
         Ok(Vec::new())
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one group under change: row, entry, storage, state"
-    )]
     fn take_commit(
         &self,
-        tx: &Tx<'_>,
-        row: &mut ConvRow,
+        on: &mut Changing<'_>,
         entry: &LogEntry,
-        provider: &Provider<'_>,
-        group: &mut MlsGroup,
         from: Committer,
         staged: openmls::group::StagedCommit,
     ) -> Result<Events> {
+        let Changing { tx, row, provider, group, .. } = on;
         let about = about(row);
         let effect =
             group::check_commit(group, &about, from, &staged, entry.ts_ms / 1_000, |user| {
@@ -252,7 +244,7 @@ impl Core {
             })?;
         let removed = staged.self_removed();
         group
-            .merge_staged_commit(provider, staged)
+            .merge_staged_commit(*provider, staged)
             .map_err(|error| Error::Mls(error.to_string()))?;
         // Ours lost the race, if there was one; its job is looked at anew.
         row.pending = None;

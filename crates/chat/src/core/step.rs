@@ -14,6 +14,7 @@ use relay_proto::{Code, NodeId, conv::ConvKind};
 use serde_json::{Value, json};
 
 use self::build::Change;
+pub(super) use self::build::Changing;
 use super::{Core, conv, group_id};
 use crate::{
     error::Result,
@@ -47,9 +48,11 @@ pub(crate) enum Step {
 }
 
 /// What a look at a conversation led to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Look {
     pub step: Option<Step>,
+    /// Messages of the outbox whose attachments are to be handed in; they hold up nothing.
+    pub uploads: Vec<i64>,
     /// The outbox is another one: something was done without the relay, or waits for somebody.
     pub changed: bool,
 }
@@ -103,12 +106,13 @@ const DAY_MS: u64 = 86_400_000;
 impl Core {
     /// What to send next in a conversation; `None` where nothing is to be done until something comes.
     pub fn next_step(&self, conv_id: &str, now_ms: u64) -> Result<Look> {
-        let mut changed = false;
-        let step = self.look(conv_id, now_ms, &mut changed)?;
-        Ok(Look { changed: changed || matches!(step, Some(Step::Wait { .. })), step })
+        let mut look = Look::default();
+        look.step = self.look(conv_id, now_ms, &mut look)?;
+        look.changed |= matches!(look.step, Some(Step::Wait { .. }));
+        Ok(look)
     }
 
-    fn look(&self, conv_id: &str, now_ms: u64, changed: &mut bool) -> Result<Option<Step>> {
+    fn look(&self, conv_id: &str, now_ms: u64, look: &mut Look) -> Result<Option<Step>> {
         self.write(Durability::Now, |tx| {
             let mut row = conv(tx, conv_id)?;
             if let Some(pending) = &row.pending {
@@ -138,11 +142,15 @@ impl Core {
                     out.waits = None;
                     tx.save_out(&out)?;
                 }
+                if out.upload.is_some() {
+                    look.uploads.push(out.n);
+                    continue;
+                }
                 match self.run(tx, &mut row, &mut out, now_ms)? {
                     Ran::Step(step) => return Ok(Some(step)),
                     Ran::Done => {
                         tx.remove_out(out.n)?;
-                        *changed = true;
+                        look.changed = true;
                     }
                     Ran::Waits => {
                         if let Some((_, until)) = out.waits {
@@ -179,35 +187,27 @@ impl Core {
             _ => {
                 let provider = self.live(tx, &id);
                 self.with_group(&provider, &id, |group| {
-                    self.run_in_group(tx, row, out, &provider, group, now_ms)
+                    let mut on = Changing { tx, row, provider: &provider, group, now_ms };
+                    self.run_in_group(&mut on, out)
                 })
             }
         }
     }
 
-    fn run_in_group(
-        &self,
-        tx: &Tx<'_>,
-        row: &mut ConvRow,
-        out: &mut OutRow,
-        provider: &Provider<'_>,
-        group: &mut MlsGroup,
-        now_ms: u64,
-    ) -> Result<Ran> {
+    fn run_in_group(&self, on: &mut Changing<'_>, out: &mut OutRow) -> Result<Ran> {
         if let Job::Message { content } = &out.job {
             // Proposals block sending (RFC 9420 12.4): whoever wants to send commits them first.
-            if group.has_pending_proposals() {
-                let step = self.build(tx, row, None, provider, group, Change::default())?;
-                return Ok(Ran::Step(step));
+            if on.group.has_pending_proposals() {
+                return Ok(Ran::Step(self.build(on, None, Change::default())?));
             }
             let bytes = content.0.encode()?;
             let make = |provider: &Provider<'_>, group: &mut MlsGroup| {
                 group::encrypt(provider, &self.device, group, &bytes)
             };
-            return self.send(tx, row, out, provider, group, "application", make);
+            return self.send(on, out, "application", make);
         }
-        let leaves = group::leaves(group)?;
-        let own = group.own_leaf_index();
+        let leaves = group::leaves(on.group)?;
+        let own = on.group.own_leaf_index();
         let of = |keep: &dyn Fn(&group::Leaf) -> bool| -> Vec<_> {
             let others = leaves.iter().filter(|leaf| leaf.index != own);
             others.filter(|leaf| keep(leaf)).map(|leaf| leaf.index).collect()
@@ -217,7 +217,7 @@ impl Core {
                 if let Some(user) = users.iter().find(|user| !packages.contains_key(user)) {
                     return Ok(Ran::Step(Step::Fetch { n: out.n, user: *user }));
                 }
-                self.add(tx, row, out, provider, group, &packages, now_ms)
+                self.add(on, out, &packages)
             }
             Job::Remove { users } => {
                 let removes = of(&|leaf| users.contains(&leaf.user));
@@ -230,7 +230,7 @@ impl Core {
                     .filter(|user| users.contains(user))
                     .collect();
                 let change = Change { removes, users_gone: there, ..Change::default() };
-                Ok(Ran::Step(self.build(tx, row, Some(out.n), provider, group, change)?))
+                Ok(Ran::Step(self.build(on, Some(out.n), change)?))
             }
             Job::RemoveDevices { user, devices } => {
                 let named = |leaf: &group::Leaf| {
@@ -241,47 +241,34 @@ impl Core {
                     return Ok(Ran::Done);
                 }
                 let change = Change { removes, ..Change::default() };
-                Ok(Ran::Step(self.build(tx, row, Some(out.n), provider, group, change)?))
+                Ok(Ran::Step(self.build(on, Some(out.n), change)?))
             }
             Job::Readmit { user, packages: None, .. } => {
                 Ok(Ran::Step(Step::Fetch { n: out.n, user }))
             }
             Job::Readmit { user, device, packages: Some(packages) } => {
-                self.readmit(tx, row, out, provider, group, (user, &device), &packages, now_ms)
+                self.readmit(on, out, (user, &device), &packages)
             }
-            Job::Update => Ok(Ran::Step(self.build(
-                tx,
-                row,
-                Some(out.n),
-                provider,
-                group,
-                Change::default(),
-            )?)),
-            Job::CommitProposals if !group.has_pending_proposals() => Ok(Ran::Done),
-            Job::CommitProposals => Ok(Ran::Step(self.build(
-                tx,
-                row,
-                Some(out.n),
-                provider,
-                group,
-                Change::default(),
-            )?)),
+            Job::CommitProposals if !on.group.has_pending_proposals() => Ok(Ran::Done),
+            Job::Update | Job::CommitProposals => {
+                Ok(Ran::Step(self.build(on, Some(out.n), Change::default())?))
+            }
             Job::Leave { proposed } => {
                 let me = self.me();
                 let siblings = of(&|leaf| leaf.user == me);
                 let alone = leaves.iter().all(|leaf| leaf.user == me);
-                if proposed || alone || !group.is_active() {
+                if proposed || alone || !on.group.is_active() {
                     return Ok(Ran::Step(Step::Leave { n: out.n }));
                 }
                 // A leaf cannot commit its own removal, but those of the user's other devices it can.
                 if !siblings.is_empty() {
                     let change = Change { removes: siblings, ..Change::default() };
-                    return Ok(Ran::Step(self.build(tx, row, None, provider, group, change)?));
+                    return Ok(Ran::Step(self.build(on, None, change)?));
                 }
                 let make = |provider: &Provider<'_>, group: &mut MlsGroup| {
                     group::propose_leaving(provider, &self.device, group)
                 };
-                self.send(tx, row, out, provider, group, "proposal", make)
+                self.send(on, out, "proposal", make)
             }
             Job::Message { .. } | Job::Create { .. } | Job::Rejoin { .. } => Ok(Ran::Done),
         }
@@ -300,7 +287,8 @@ impl Core {
                 if due > now_ms {
                     return Ok(Some(Step::Wait { until_ms: due }));
                 }
-                self.build(tx, row, None, &provider, group, Change::default()).map(Some)
+                let mut on = Changing { tx, row, provider: &provider, group, now_ms };
+                self.build(&mut on, None, Change::default()).map(Some)
             });
         }
         let jitter = u64::from(self.device.id[0]) * DAY_MS / 256;
@@ -309,7 +297,8 @@ impl Core {
             // Whatever becomes of it, the next one is a week away.
             row.updated_at_ms = now_ms;
             return self.with_group(&provider, &id, |group| {
-                self.build(tx, row, None, &provider, group, Change::default()).map(Some)
+                let mut on = Changing { tx, row, provider: &provider, group, now_ms };
+                self.build(&mut on, None, Change::default()).map(Some)
             });
         }
         Ok(None)

@@ -61,6 +61,10 @@ pub(super) struct Link {
     appear: Option<bool>,
     gaps: u32,
     last_id: u64,
+    /// The message whose attachment is being handed in.
+    uploading: Option<i64>,
+    /// Conversations whose attachments wait for that one.
+    held: Queue,
 }
 
 /// What a frame asked for.
@@ -113,6 +117,8 @@ pub(super) async fn connect(shared: &Arc<Shared>, resume: &mut Option<String>) -
         appear: None,
         gaps: 0,
         last_id: 0,
+        uploading: None,
+        held: Queue::new(),
     };
     link.follow_everything().await?;
     Ok(link)
@@ -486,6 +492,9 @@ impl Link {
             if look.changed {
                 self.shared.tell(vec![Event::Conversation { conv_id: conv_id.clone() }]);
             }
+            for n in look.uploads {
+                self.upload(&conv_id, n);
+            }
             if let Some(step) = look.step {
                 self.take(conv_id, step).await?;
             }
@@ -544,6 +553,8 @@ impl Link {
             Outcome::Asked(n, members) => {
                 self.shared.on_core(move |core| core.rejoin_asked(n, members, now_ms())).await?
             }
+            Outcome::Uploaded { conv_id, n, done } => self.uploaded(conv_id, n, done).await?,
+            Outcome::Failed(error) => return Err(error),
             Outcome::Refused(n, why) => {
                 self.shared.on_core(move |core| core.refused(n, &why, now_ms())).await?
             }

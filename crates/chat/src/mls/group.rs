@@ -326,9 +326,9 @@ pub(crate) fn receive(
     if message.group_id() != group.group_id() {
         return Err(Hostile::OtherGroup.into());
     }
-    let processed = group
-        .process_message(provider, message)
-        .map_err(|error| Hostile::Message(error.to_string()))?;
+    let processed = group.process_message(provider, message).map_err(|error| {
+        if has_ended(&error) { Hostile::KeysEnded } else { Hostile::Message(error.to_string()) }
+    })?;
     let sender = processed.sender().clone();
     let from = |group: &MlsGroup| -> Result<Leaf> {
         let Sender::Member(index) = sender else { return Err(Hostile::Stranger.into()) };
@@ -359,6 +359,12 @@ pub(crate) fn receive(
         ProcessedMessageContent::OwnPrivateMessage => Ok(Received::Own),
         _ => Err(Hostile::Message("this kind of message is not part of the profile".into()).into()),
     }
+}
+
+/// Whether the library refuses a KeyPackage inside of a message for its age. It measures that by the clock of the machine,
+/// which nobody can set, and wraps it in several errors, depending on where it looks; the innermost has this name in each.
+fn has_ended(error: &impl std::fmt::Debug) -> bool {
+    format!("{error:?}").contains("Expired {")
 }
 
 /// What a commit does, in people and devices.

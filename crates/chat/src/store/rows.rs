@@ -144,6 +144,9 @@ pub(crate) struct OutRow {
     pub msg_id: String,
     /// As it was last sent: the env, and the epoch that it was encrypted in.
     pub sent: Option<(String, u64)>,
+    /// The relay does not have its attachment yet.
+    #[serde(default)]
+    pub upload: Option<Upload>,
     /// The relay has stored it; the log has not brought it back yet.
     #[serde(default)]
     pub acked: bool,
@@ -151,6 +154,14 @@ pub(crate) struct OutRow {
     pub failed: Option<String>,
     /// What it waits for, and until when it is not tried, unix milliseconds.
     pub waits: Option<(String, u64)>,
+}
+
+/// How far the attachment of a message has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Upload {
+    Due,
+    Begun,
 }
 
 /// What is to be done.

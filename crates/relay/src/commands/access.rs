@@ -174,7 +174,9 @@ struct Bounds {
 #[command(after_help = "\
 Examples:
   relay invite --qr
-  relay invite --uses 1 --expires 2h")]
+  relay invite --uses 1 --expires 2h
+
+Whoever gets the line types: relay login --invite-file -")]
 pub struct Invite {
     #[command(flatten)]
     bounds: Bounds,

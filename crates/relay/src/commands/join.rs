@@ -46,7 +46,7 @@ impl Join {
         let code = self.code(app)?;
         let joined = Joined::from_code(&code, unix_ns() / 1_000_000)
             .map_err(|problem| Failure::usage(problem.message))?;
-        self.check_hub(app, &joined).await?;
+        check_pin(app, &joined).await?;
         match running(app, self.data_dir.is_some())? {
             Some(relay) => self.join_running(app, &relay, &code, &joined).await,
             None => self.join_later(app, joined),
@@ -63,24 +63,6 @@ impl Join {
         Err(Failure::usage("a join code is needed")
             .hint("relay join --token-file PATH", "read it from a file; - is stdin")
             .hint("relay token create --for spoke", "on the hub, makes one"))
-    }
-
-    /// Whoever answers there must have the key of the code.
-    async fn check_hub(&self, app: &App, joined: &Joined) -> Result<(), Failure> {
-        let failed = |error: Error| Failure::of(error, &joined.url);
-        let hub =
-            Client::builder(&joined.url).map_err(|error| Failure::usage(error.to_string()))?;
-        let hub = hub.timeout(app.timeout()).build();
-        let hub = hub.map_err(|error| Failure::usage(error.to_string()))?;
-        let info = hub.info().await.map_err(failed)?;
-        if info["key"] != joined.key.to_string() {
-            let what = format!("{} has another key than the join code says", joined.url);
-            return Err(Failure::new(exit::NOT_ALLOWED, what)
-                .fact(format!("expected {}", joined.key))
-                .fact(format!("found    {}", info["key"].as_str().unwrap_or("none")))
-                .hint("ask the hub's operator", "before you use this hub"));
-        }
-        Ok(())
     }
 
     async fn join_running(&self, app: &App, relay: &str, code: &str, joined: &Joined) -> Outcome {
@@ -148,6 +130,23 @@ impl Leave {
         app.notice("left");
         Ok(0)
     }
+}
+
+/// Whoever answers there must have the key of the code.
+pub async fn check_pin(app: &App, joined: &Joined) -> Result<(), Failure> {
+    let failed = |error: Error| Failure::of(error, &joined.url);
+    let relay = Client::builder(&joined.url).map_err(|error| Failure::usage(error.to_string()))?;
+    let relay = relay.timeout(app.timeout()).build();
+    let relay = relay.map_err(|error| Failure::usage(error.to_string()))?;
+    let info = relay.info().await.map_err(failed)?;
+    if info["key"] != joined.key.to_string() {
+        let what = format!("{} has another key than the join code says", joined.url);
+        return Err(Failure::new(exit::NOT_ALLOWED, what)
+            .fact(format!("expected {}", joined.key))
+            .fact(format!("found    {}", info["key"].as_str().unwrap_or("none")))
+            .hint("ask its operator", "before you use this relay"));
+    }
+    Ok(())
 }
 
 /// How often a link that is being made is looked at.

@@ -1,7 +1,10 @@
 //! `relay login`, `logout`, `whoami` and `relay session`.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Subcommand};
-use relay_client::{Client, Error, Request};
+use relay_client::{Client, Error, Request, unix_ns};
+use relay_node::join::{JOIN_CODE, Joined};
 use serde_json::{Value, json};
 
 use super::context::{absolute, normal};
@@ -10,16 +13,21 @@ use crate::{
     complete,
     contexts::{self, Contexts, is_name},
     error::{Failure, Outcome, exit},
+    prompt,
 };
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   relay login https://relay.example.com
-  relay login https://relay.example.com --name work --key ~/.ssh/id_ed25519")]
+  relay login https://relay.example.com --name work --key ~/.ssh/id_ed25519
+  relay login --invite-file -     (paste what `relay invite` printed there, then Ctrl-D)")]
 pub struct Login {
     /// The relay; the chosen one where absent
     address: Option<String>,
+    /// What `relay invite` printed at the relay: its address and its key; - is stdin
+    #[arg(long, value_name = "PATH", conflicts_with = "address")]
+    invite_file: Option<PathBuf>,
     /// What to call it; its host where absent
     #[arg(long)]
     name: Option<String>,
@@ -77,7 +85,17 @@ Examples:
 impl Login {
     pub async fn run(self, app: &App) -> Outcome {
         let mut contexts = Contexts::load()?;
-        let target = match &self.address {
+        let address = match (self.invite_file, self.address) {
+            (Some(file), _) => Some(invited(app, &file).await?),
+            (None, Some(address)) if address.starts_with(JOIN_CODE) => {
+                return Err(Failure::usage(
+                    "an invite is a secret; on a command line others see it",
+                )
+                .hint("relay login --invite-file PATH", "read it from a file; - is stdin"));
+            }
+            (None, address) => address,
+        };
+        let target = match &address {
             Some(address) => {
                 let url = normal(address)?;
                 let known = contexts.context.iter().find(|(_, context)| context.url == url);
@@ -126,6 +144,15 @@ impl Login {
         )?;
         Ok(0)
     }
+}
+
+/// The address in an invite, once whoever answers there has shown the key that is in it too.
+async fn invited(app: &App, file: &Path) -> Result<String, Failure> {
+    let code = prompt::secret_file(file)?;
+    let joined = Joined::from_code(&code, unix_ns() / 1_000_000)
+        .map_err(|problem| Failure::usage(problem.message))?;
+    super::join::check_pin(app, &joined).await?;
+    Ok(joined.url)
 }
 
 impl Logout {

@@ -2,9 +2,11 @@
 #![cfg(feature = "chat")]
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod files;
 mod person;
 #[path = "../support/mod.rs"]
 mod support;
+mod wire;
 
 use person::{FREE, Person, options};
 use relay_chat::{

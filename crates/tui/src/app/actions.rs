@@ -46,6 +46,9 @@ impl App {
     fn edit_key(&mut self, key: Key, action: Option<Action>) -> bool {
         let full = "a message has at most 32 KB; send a file instead: /file PATH";
         if let Some(c) = key.written().filter(|_| action.is_none()) {
+            if !self.may_begin_with(c) {
+                return true;
+            }
             if !self.draft_mut().active_mut().insert(c.encode_utf8(&mut [0; 4])) {
                 self.complain(full);
             }
@@ -67,6 +70,16 @@ impl App {
             None => {}
         }
         edit(editor, key)
+    }
+
+    /// Whether something that begins so may be written here; where only commands may, it is said.
+    fn may_begin_with(&mut self, c: char) -> bool {
+        let Some(place) = self.place else { return true };
+        let may = c == '/' || !self.draft().active().is_empty();
+        if !may {
+            self.complain(place.not_here());
+        }
+        may
     }
 
     /// Completes a command or a name before the cursor; `false` where there is nothing to complete.
@@ -104,11 +117,10 @@ impl App {
 
     pub(super) fn do_action(&mut self, action: Action) {
         if let Some(number) = action.chat_number() {
-            let chat = self.listed().get(number).map(|chat| chat.conv_id.clone());
-            return match chat {
-                Some(conv_id) => self.show(&conv_id),
-                None => self.complain(format!("there is no chat {}", number + 1)),
-            };
+            if !self.show_entry(number) {
+                self.complain(format!("there is no chat {}", number + 1));
+            }
+            return;
         }
         match action {
             Action::NextChat => self.step_chat(1),
@@ -119,7 +131,7 @@ impl App {
             }
             Action::Search => self.search_here(),
             Action::Help => self.overlay = Some(Overlay::Help { from: 0 }),
-            Action::Redraw => self.effects.push(Effect::Redraw),
+            Action::Redraw => self.redraw(),
             Action::Quit => self.quit(),
             Action::Complete | Action::NextPane => self.step_pane(1),
             Action::PreviousPane => self.step_pane(-1),
@@ -155,22 +167,18 @@ impl App {
     // === moving ===
 
     fn step_chat(&mut self, by: isize) {
-        let listed = self.listed();
-        if listed.is_empty() {
-            return;
-        }
-        let at = self
-            .open
-            .as_ref()
-            .and_then(|open| listed.iter().position(|chat| chat.conv_id == open.conv_id));
-        let next = match at {
+        let count = self.entries().len().cast_signed();
+        let next = match self.shown_entry() {
             None => 0,
-            Some(at) => {
-                (at.cast_signed() + by).rem_euclid(listed.len().cast_signed()).cast_unsigned()
-            }
+            Some(at) => (at.cast_signed() + by).rem_euclid(count).cast_unsigned(),
         };
-        let conv_id = listed[next].conv_id.clone();
-        self.show(&conv_id);
+        self.show_entry(next);
+    }
+
+    /// What is on the screen is not to be trusted: it is drawn anew, and what only the relay knows is read anew.
+    pub(super) fn redraw(&mut self) {
+        self.effects.push(Effect::Redraw);
+        self.reread();
     }
 
     /// The next chat after this one that has something new: mentions, then invitations, then the rest; muted ones last.
@@ -201,15 +209,12 @@ impl App {
 
     fn step_pane(&mut self, by: isize) {
         let order = [Pane::Input, Pane::Timeline, Pane::Details, Pane::List];
+        let order: Vec<_> = order.into_iter().filter(|pane| self.has(*pane)).collect();
         let at = order.iter().position(|pane| *pane == self.focus).unwrap_or(0);
         let count = order.len().cast_signed();
         self.focus = order[(at.cast_signed() + by).rem_euclid(count).cast_unsigned()];
         self.cursor = match self.focus {
-            Pane::List => {
-                let open = self.open.as_ref().map(|open| open.conv_id.as_str());
-                let at = self.listed().iter().position(|chat| Some(chat.conv_id.as_str()) == open);
-                at.unwrap_or(0)
-            }
+            Pane::List => self.shown_entry().unwrap_or(0),
             _ => 0,
         };
         if self.focus == Pane::Input
@@ -222,13 +227,14 @@ impl App {
     fn step(&mut self, by: isize) {
         match self.focus {
             Pane::List => {
-                let most = self.listed().len().saturating_sub(1);
+                let most = self.entries().len().saturating_sub(1);
                 self.cursor = self.cursor.saturating_add_signed(by).min(most);
             }
             Pane::Details => {
                 let most = self.members.len().saturating_sub(1);
                 self.cursor = self.cursor.saturating_add_signed(by).min(most);
             }
+            Pane::Input | Pane::Timeline if self.place.is_some() => self.turn(by),
             Pane::Input if by < 0 && self.draft().active().is_empty() => {
                 self.focus = Pane::Timeline;
                 self.select(by);
@@ -275,6 +281,9 @@ impl App {
         if self.focus == Pane::Details || self.focus == Pane::List {
             return self.step(by.clamp(-1_000, 1_000));
         }
+        if self.place.is_some() {
+            return self.turn(by);
+        }
         let Some(open) = &self.open else { return };
         let rows = rows(self, open);
         let height = usize::from(self.layout().messages.height).max(1);
@@ -310,6 +319,7 @@ impl App {
     }
 
     fn go_to_newest(&mut self) {
+        self.turn(isize::MAX);
         let Some(open) = &mut self.open else { return };
         open.bottom = None;
         open.selected = None;
@@ -398,13 +408,16 @@ impl App {
 
     // === entering ===
 
+    /// The details are about a chat.
+    fn has(&self, pane: Pane) -> bool {
+        pane != Pane::Details || self.place.is_none()
+    }
+
     fn accept(&mut self) {
         match self.focus {
             Pane::Input => self.enter(),
             Pane::List => {
-                let chosen = self.listed().get(self.cursor).map(|chat| chat.conv_id.clone());
-                if let Some(conv_id) = chosen {
-                    self.show(&conv_id);
+                if self.show_entry(self.cursor) {
                     self.focus = self.resting();
                 }
             }
@@ -469,6 +482,9 @@ impl App {
     }
 
     pub(super) fn insert(&mut self, text: &str) {
+        if !text.chars().next().is_none_or(|c| self.may_begin_with(c)) {
+            return;
+        }
         if !self.draft_mut().active_mut().insert(text) {
             self.complain("this is longer than a message may be (32 KB); nothing was pasted; send a file: /file PATH");
         }

@@ -30,17 +30,20 @@ impl App {
         if written.trim().is_empty() {
             return self.enter_nothing();
         }
-        match commands::parse(&written) {
-            Err(why) => self.complain(why),
-            Ok(Entered::Say(text)) if self.open.is_none() => self.enter_nowhere(text.trim()),
-            Ok(Entered::Say(text)) if text.contains(JOIN_CODE) => {
+        match (commands::parse(&written), self.place) {
+            (Err(why), _) => self.complain(why),
+            (Ok(Entered::Say(_)), Some(place)) => self.complain(place.not_here()),
+            (Ok(Entered::Say(text)), None) if self.open.is_none() => {
+                self.enter_nowhere(text.trim())
+            }
+            (Ok(Entered::Say(text)), None) if text.contains(JOIN_CODE) => {
                 let question =
                     "This holds a join code: whoever reads it can join your relay. Send it?";
                 let asking = Asking::yes_or_no(question.into(), "send", Then::Send);
                 self.overlay = Some(Overlay::Ask(asking));
             }
-            Ok(Entered::Say(_)) => self.send_draft(),
-            Ok(Entered::Do(command)) => {
+            (Ok(Entered::Say(_)), None) => self.send_draft(),
+            (Ok(Entered::Do(command)), _) => {
                 // The command is gone before it acts: it may show another chat.
                 self.draft_mut().editor.take();
                 if let Err(why) = self.command(command) {
@@ -57,7 +60,7 @@ impl App {
             if matches!(self.connection, Connection::Refused { .. } | Connection::Offline { .. }) {
                 self.act(Act::Connect);
             }
-            return;
+            return self.reread();
         };
         let conv_id = chat.conv_id.clone();
         if let ConversationState::Invited { .. } = chat.state {
@@ -69,13 +72,14 @@ impl App {
         }
     }
 
-    /// Words while no chat is open: a key is somebody to write to.
+    /// Words while no chat is open: a key, or a line of `relay chat link`, is somebody to write to.
     fn enter_nowhere(&mut self, text: &str) {
-        if text.starts_with(KEY) && !text.contains(char::is_whitespace) {
+        let somebody = text.starts_with(KEY) || text.starts_with(relay_chat::LINK);
+        if somebody && !text.contains(char::is_whitespace) {
             self.draft_mut().editor.take();
             self.act(Act::Direct { person: text.to_owned(), text: None });
         } else if text.contains(JOIN_CODE) {
-            self.complain("a join code is for `relay join` and `relay login`; quit with Ctrl-Q and use it there");
+            self.complain("this lets you use a relay: quit with Ctrl-Q, then relay login --invite-file - takes it");
         } else {
             self.complain("no chat is open, nothing was sent: /msg NAME or KEY writes to somebody");
         }
@@ -149,6 +153,41 @@ impl App {
                 let (conv_id, name) = (chat.conv_id.clone(), text::clean(&chat.name));
                 let question = format!("Take {} out of {name}?", text::clean(&person));
                 self.confirm(question, "take out", Act::Remove { conv_id, person });
+            }
+            Command::Ban { person: Some(person) } => {
+                let chat = self.room()?;
+                let (conv_id, name) = (chat.conv_id.clone(), text::clean(&chat.name));
+                let question =
+                    format!("Take {} out of {name} and keep them out?", text::clean(&person));
+                self.confirm(question, "keep out", Act::Ban { conv_id, person });
+            }
+            Command::Ban { person: None } => {
+                let conv_id = self.room()?.conv_id.clone();
+                self.act(Act::Banned { conv_id });
+            }
+            Command::Unban { person } => {
+                let conv_id = self.room()?.conv_id.clone();
+                self.act(Act::Unban { conv_id, person });
+            }
+            Command::Readmit { person: Some(person) } => {
+                let conv_id = self.here()?.conv_id.clone();
+                let question = format!(
+                    "Let the device of {} in again? First make sure, by any other way than this chat, that it is them who ask.",
+                    text::clean(&person)
+                );
+                self.confirm(question, "let in", Act::Readmit { conv_id, person });
+            }
+            Command::Readmit { person: None } => {
+                let conv_id = self.here()?.conv_id.clone();
+                self.ask(Question::Asking { conv_id });
+            }
+            Command::Restart => {
+                let chat = self.here()?;
+                let (conv_id, name) = (chat.conv_id.clone(), text::clean(&chat.name));
+                let question = format!(
+                    "Begin a new chat with the same people in the place of {name}? What is here stays readable."
+                );
+                self.confirm(question, "begin anew", Act::Restart { conv_id });
             }
             Command::Leave => {
                 let chat = self.here()?;

@@ -1,7 +1,7 @@
 //! What the chat tells: events, and answers to what was asked and done.
 
 use relay_chat::{
-    MessageRange,
+    Asking, MessageRange,
     views::{
         Connection, ConversationState, ConversationView, DeviceView, Event, MemberView,
         MessagePage, MessageView, SearchPage,
@@ -13,6 +13,7 @@ use super::{App, Effect, MAX_WATCHED, Overlay, PAGE, Progress, overlay::plain};
 use crate::{
     backend::{Act, Answer, Done, Question, device_code},
     text,
+    view::{clock, day},
 };
 
 impl App {
@@ -50,7 +51,8 @@ impl App {
     fn connected(&mut self, connection: Connection) {
         // Coming back is seen by what the outbox then does.
         self.stale.chats = true;
-        self.connection = connection;
+        let before = std::mem::replace(&mut self.connection, connection);
+        self.back_online(&before);
     }
 
     fn message(&mut self, message: MessageView) {
@@ -96,6 +98,10 @@ impl App {
 
     fn changed(&mut self, conv_id: String, seq: Option<u64>, local: Option<i64>) {
         self.stale.chats = true;
+        if seq.is_none() {
+            // A file may have got as far as it does; if not, its next word follows.
+            self.progress = None;
+        }
         if !self.is_open(&conv_id) {
             return;
         }
@@ -123,7 +129,10 @@ impl App {
                 self.nick = if nick == "me" { short(&me.user_id) } else { nick };
                 self.me = Some(me);
             }
-            (_, Answer::Connection(connection)) => self.connection = connection,
+            (_, Answer::Connection(connection)) => {
+                let before = std::mem::replace(&mut self.connection, connection);
+                self.back_online(&before);
+            }
             (_, Answer::Conversations(chats)) => self.take_chats(chats),
             (_, Answer::People(people)) => self.people = people,
             (Question::Members { conv_id }, Answer::Members(members)) if self.is_open(&conv_id) => {
@@ -144,6 +153,7 @@ impl App {
             (Question::Search { text, within, from }, Answer::Search(page)) => {
                 self.take_hits(&text, within.as_deref(), from.is_some(), page);
             }
+            (_, Answer::Asking(asking)) => self.asking_page(&asking),
             (_, Answer::SafetyNumber(number)) => self.overlay = Some(Overlay::Verify(number)),
             _ => {}
         }
@@ -177,14 +187,14 @@ impl App {
             self.chats = chats;
             self.loaded = true;
         }
-        if self.open.is_none() {
+        if self.open.is_none() && self.place.is_none() {
             let first = self.listed().first().map(|chat| chat.conv_id.clone());
             // Words that were written before there was a chat stay where they are: in no chat.
             if let Some(first) = first.filter(|_| self.draft().active().is_empty()) {
                 self.show(&first);
             }
         }
-        let most = self.listed().len().saturating_sub(1);
+        let most = self.entries().len().saturating_sub(1);
         if self.focus == super::Pane::List {
             self.cursor = self.cursor.min(most);
         }
@@ -262,6 +272,12 @@ impl App {
                 self.show(&conv_id);
             }
             Done::Devices(devices) => self.devices_page(&devices),
+            Done::Banned(names) => self.banned_page(&names),
+            Done::Found(found) => {
+                if let Act::Look(place) = act {
+                    self.looked(*place, Ok(found));
+                }
+            }
         }
         match act {
             Act::Verified { .. }
@@ -286,6 +302,8 @@ impl App {
     /// Says why, and gives back what was written.
     fn acted_badly(&mut self, act: Act, why: String) {
         match act {
+            // It is told where it would be shown.
+            Act::Look(place) => return self.looked(place, Err(why)),
             Act::Send { conv_id, text, .. } => {
                 let text = if text.starts_with('/') { format!("/{text}") } else { text };
                 self.drafts.entry(conv_id).or_default().give_back(&text);
@@ -305,6 +323,35 @@ impl App {
             _ => {}
         }
         self.complain(why);
+    }
+
+    fn banned_page(&mut self, names: &[String]) {
+        if names.is_empty() {
+            return self.say("nobody is kept out of this room");
+        }
+        let mut lines: Vec<_> = names.iter().map(|name| text::clean(name)).collect();
+        lines.extend([String::new(), "/unban NAME lets somebody be invited again".into()]);
+        self.overlay = Some(Overlay::Page { title: "Kept out".into(), lines, from: 0 });
+    }
+
+    fn asking_page(&mut self, asking: &[Asking]) {
+        if asking.is_empty() {
+            return self.say("nobody asks to be let in again");
+        }
+        let zone = &self.settings.zone;
+        let line = |asking: &Asking| {
+            let (day, clock) = (day(zone, asking.at_ms), clock(zone, asking.at_ms));
+            let code = device_code(&asking.device_id);
+            format!("{}  device {code}, since {day} {clock}", text::clean(&asking.name))
+        };
+        let mut lines: Vec<_> = asking.iter().map(line).collect();
+        lines.extend([
+            String::new(),
+            "/readmit NAME lets them in. Call them first, or meet them: whoever has stolen their key could ask as well."
+                .into(),
+        ]);
+        self.overlay =
+            Some(Overlay::Page { title: "Who asks to be let in".into(), lines, from: 0 });
     }
 
     fn devices_page(&mut self, devices: &[DeviceView]) {

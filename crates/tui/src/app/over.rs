@@ -3,7 +3,7 @@
 use relay_chat::MessageRange;
 
 use super::{
-    App, Candidate, Effect, ItemKey, Overlay, PAGE, Pane, Search,
+    App, Candidate, ItemKey, Overlay, PAGE, Pane, Search,
     actions::edit,
     overlay::{Asking, Then},
 };
@@ -24,7 +24,7 @@ impl App {
         let action = self.settings.keys.action(key, !typing);
         match action {
             Some(Action::Quit) => return self.quit(),
-            Some(Action::Redraw) => return self.effects.push(Effect::Redraw),
+            Some(Action::Redraw) => return self.redraw(),
             Some(Action::Back) => {
                 self.overlay = None;
                 return;
@@ -67,6 +67,7 @@ impl App {
                     Some(Candidate::Person { key, .. }) => {
                         self.act(Act::Direct { person: key, text: None });
                     }
+                    Some(Candidate::Place(place)) => self.visit(place),
                     Some(Candidate::Command { name, .. }) => self.begin_command(name),
                     None => return true,
                 }

@@ -3,7 +3,7 @@
 use relay_chat::views::{ConversationState, MessageView, SafetyNumber, SearchCursor, SearchHit};
 
 use super::{App, Effect};
-use crate::{commands::COMMANDS, editor::Editor, text};
+use crate::{backend::Place, commands::COMMANDS, editor::Editor, text};
 
 /// One of them at a time.
 #[derive(Debug, Clone)]
@@ -89,6 +89,7 @@ impl Asking {
 pub enum Candidate {
     Chat { conv_id: String, name: String },
     Person { key: String, name: String },
+    Place(Place),
     Command { name: &'static str, says: &'static str },
 }
 
@@ -96,6 +97,7 @@ impl Candidate {
     pub fn name(&self) -> &str {
         match self {
             Self::Chat { name, .. } | Self::Person { name, .. } => name,
+            Self::Place(place) => place.name(),
             Self::Command { name, .. } => name,
         }
     }
@@ -117,10 +119,11 @@ impl App {
         let commands = COMMANDS.iter().map(|(name, _, says)| Candidate::Command { name, says });
         let mut found: Vec<_> = chats
             .chain(people)
+            .chain(Place::ALL.map(Candidate::Place))
             .chain(commands)
             .filter_map(|candidate| Some((distance(candidate.name(), query)?, candidate)))
             .collect();
-        // Stable: chats before people before commands, in their order.
+        // Stable: chats before people before places before commands, in their order.
         found.sort_by_key(|(distance, _)| *distance);
         found.into_iter().take(MAX_CANDIDATES).map(|(_, candidate)| candidate).collect()
     }

@@ -8,17 +8,19 @@ use std::{
     sync::Arc,
 };
 
-use relay_chat::{Chat, MessageRange, SaveAs, views::Event};
+use relay_chat::{Chat, ChatLink, LINK, MessageRange, SaveAs, views::Event};
 use relay_proto::NodeId;
 use tokio::sync::broadcast;
 
-use super::{Act, Answer, Backend, Done, Presence, Question};
+use super::{Act, Answer, Backend, Done, Found, Place, Presence, Question};
 use crate::text::clean;
 
 /// Found messages of one page.
 const HITS: usize = 50;
 /// Messages of one page of an export.
 const EXPORT_PAGE: usize = 500;
+/// Posts of the feed, as many as are read at a time.
+const POSTS: usize = 50;
 
 /// A chat behind the screen.
 #[derive(Debug, Clone)]
@@ -32,8 +34,19 @@ impl ChatBackend {
         Self { chat }
     }
 
+    /// Whoever is meant: a name, a key, or a line of `relay chat link`, whose name for them counts where they have none here.
     fn person(&self, text: &str) -> Result<NodeId, String> {
-        self.chat.find_person(text).map_err(said)
+        if !text.starts_with(LINK) {
+            return self.chat.find_person(text).map_err(said);
+        }
+        let link = ChatLink::read(text).map_err(|error| error.to_string())?;
+        // Who has no name here is called by the beginning of their key.
+        let unnamed = link.user_id.to_string().contains(&self.chat.name_of(&link.user_id));
+        if let Some(name) = link.name.filter(|_| unnamed) {
+            // Somebody else may be called so; then the key tells them apart.
+            let _ = self.chat.name_person(link.user_id, &name);
+        }
+        Ok(link.user_id)
     }
 
     fn people(&self, texts: &[String]) -> Result<Vec<NodeId>, String> {
@@ -105,6 +118,7 @@ impl Backend for ChatBackend {
             Question::Search { text, within, from } => {
                 chat.search(text, within.as_deref(), *from, HITS).map(Answer::Search)
             }
+            Question::Asking { conv_id } => chat.asking(conv_id).map(Answer::Asking),
             Question::SafetyNumber { user } => chat.safety_number(user).map(Answer::SafetyNumber),
         }
         .map_err(said)
@@ -139,6 +153,25 @@ impl Backend for ChatBackend {
             Act::Remove { conv_id, person } => {
                 chat.remove(&conv_id, vec![self.person(&person)?]).await
             }
+            Act::Ban { conv_id, person } => {
+                chat.ban(&conv_id, vec![self.person(&person)?]).await.map_err(said)?;
+                let person = clean(&person);
+                return Ok(Done::Said(format!("{person} is kept out; /unban {person} ends it")));
+            }
+            Act::Unban { conv_id, person } => {
+                chat.unban(&conv_id, &[self.person(&person)?]).await.map_err(said)?;
+                let person = clean(&person);
+                return Ok(Done::Said(format!("{person} can be invited again: /invite {person}")));
+            }
+            Act::Banned { conv_id } => {
+                let banned = chat.banned(&conv_id).await.map_err(said)?;
+                let names = banned.iter().map(|user| chat.name_of(user));
+                return Ok(Done::Banned(names.collect()));
+            }
+            Act::Readmit { conv_id, person } => chat.readmit(&conv_id, self.person(&person)?).await,
+            Act::Restart { conv_id } => {
+                return chat.restart(&conv_id).await.map(Done::Opened).map_err(said);
+            }
             Act::SetRoom { conv_id, name, topic } => {
                 chat.set_room(&conv_id, name, topic).await.map(drop)
             }
@@ -159,6 +192,14 @@ impl Backend for ChatBackend {
             Act::Connect => {
                 chat.connect().await;
                 Ok(())
+            }
+            Act::Look(Place::Feed) => {
+                let posts = chat.feed(POSTS).await;
+                return posts.map(|posts| Done::Found(Found::Posts(posts))).map_err(said);
+            }
+            Act::Look(Place::Services) => {
+                let services = chat.services().await;
+                return services.map(|all| Done::Found(Found::Services(all))).map_err(said);
             }
             Act::Devices => return chat.devices().await.map(Done::Devices).map_err(said),
             Act::LinkDevice { code } => return self.link(&code).await,

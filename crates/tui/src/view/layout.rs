@@ -54,7 +54,7 @@ impl Layout {
         let notices = u16::try_from(notices(app, width).len()).unwrap_or(0).min(height / 3);
         let panes = height.saturating_sub(1 + input + notices);
         let row = |y, height| Rect { x: 0, y, width, height };
-        let (list, timeline, details) = columns(width, app.focus);
+        let (list, timeline, details) = columns(width, app.focus, app.place.is_none());
         let place = |(x, width): (u16, u16)| Rect { x, y: 1, width, height: panes };
         let timeline = timeline.map(place);
         let inner = inside(timeline.unwrap_or_else(|| row(1, panes)));
@@ -81,8 +81,8 @@ impl Layout {
 
 type Columns = Option<(u16, u16)>;
 
-/// The panes' places: list, timeline, details.
-fn columns(width: u16, focus: Pane) -> (Columns, Columns, Columns) {
+/// The panes' places: list, timeline, details, where those have something to say.
+fn columns(width: u16, focus: Pane, details: bool) -> (Columns, Columns, Columns) {
     let all = Some((0, width));
     if width < NARROW {
         return match focus {
@@ -91,7 +91,7 @@ fn columns(width: u16, focus: Pane) -> (Columns, Columns, Columns) {
             Pane::Timeline | Pane::Input => (None, all, None),
         };
     }
-    if width < WIDE {
+    if width < WIDE || !details {
         if focus == Pane::Details {
             let left = width - DETAILS;
             return (None, Some((0, left)), Some((left, DETAILS)));

@@ -1,4 +1,4 @@
-//! The list of chats.
+//! The list: chats, and after them what else the relay has.
 
 use ratatui::{
     Frame,
@@ -11,7 +11,8 @@ use relay_chat::views::{ConversationState, ConversationView};
 
 use super::{bar, pane};
 use crate::{
-    app::{App, Pane},
+    app::{App, Entry, Pane},
+    backend::Place,
     text,
 };
 
@@ -19,26 +20,34 @@ pub fn draw(app: &App, frame: &mut Frame<'_>, area: Rect) {
     let block = pane(app, "Chats", Pane::List, area.width);
     let inner = block.inner(area);
     let width = usize::from(inner.width);
-    let listed = app.listed();
-    let open = app.open.as_ref().map(|open| open.conv_id.as_str());
+    let entries = app.entries();
     let chosen = match app.focus {
         Pane::List => Some(app.cursor),
-        _ => listed.iter().position(|chat| Some(chat.conv_id.as_str()) == open),
+        _ => app.shown_entry(),
     };
+    let lines = entries.iter().enumerate().map(|(at, entry)| {
+        let line = match entry {
+            Entry::Chat(chat) => line(app, chat, width),
+            Entry::Place(place) => Line::from(format!("   {}", place.name())),
+        };
+        if Some(at) == chosen { bar(line, width, app.settings.theme.selected()) } else { line }
+    });
+    let mut lines: Vec<Line<'_>> = lines.collect();
+    // Chats scroll; what comes after them stays in sight, where there is room for both.
+    let chats = entries.len() - Place::ALL.len();
     let height = usize::from(inner.height);
-    let from = chosen.map_or(0, |at| (at + 1).saturating_sub(height));
-    let mut lines: Vec<Line<'_>> = listed
-        .iter()
-        .enumerate()
-        .skip(from)
-        .take(height)
-        .map(|(at, chat)| {
-            let line = line(app, chat, width);
-            if Some(at) == chosen { bar(line, width, app.settings.theme.selected()) } else { line }
-        })
-        .collect();
-    if app.loaded && listed.is_empty() {
-        lines = text::wrap("No chats yet", width).into_iter().map(Line::from).collect();
+    let room = if height > 2 * Place::ALL.len() { height - Place::ALL.len() } else { height };
+    let end = if room < height { chats } else { lines.len() };
+    let last = chosen.map_or(0, |at| at + 1).min(end);
+    let from = last.saturating_sub(room);
+    lines.drain((from + room).min(end)..end);
+    lines.drain(..from);
+    if app.loaded && chats == 0 {
+        let none = text::wrap("No chats yet", width);
+        lines.splice(
+            ..0,
+            none.into_iter().map(|text| Line::styled(text, app.settings.theme.quiet())),
+        );
     }
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }

@@ -135,6 +135,7 @@ fn go_to(app: &App, frame: &mut Frame<'_>, query: &Editor, cursor: usize) -> Pos
             let (name, what) = match candidate {
                 Candidate::Chat { name, .. } => (name.clone(), "chat"),
                 Candidate::Person { name, .. } => (name.clone(), "write to"),
+                Candidate::Place(place) => (place.name().to_owned(), "look into"),
                 Candidate::Command { name, says } => (format!("/{name}"), *says),
             };
             let name = text::fit(&name, width / 2);

@@ -100,7 +100,7 @@ fn nothing(app: &App, width: u16) -> Vec<String> {
         "/new NAME   make a room, then /invite people into it",
         "/keys       shows your own key, which others need to write to you",
         "",
-        "Or paste somebody's key and press Enter. Invitations appear here by themselves.",
+        "Or paste somebody's key, or the line that relay chat link printed for them, and press Enter. Invitations appear here by themselves.",
     ];
     lines.iter().flat_map(|line| text::wrap(line, usize::from(width))).collect()
 }

@@ -4,6 +4,7 @@
 mod colours;
 mod desk;
 mod hostile;
+mod places;
 mod played;
 mod properties;
 mod reading;

@@ -6,18 +6,18 @@ use std::{
 };
 
 use relay_chat::{
-    MessageRange,
+    Asking, MessageRange,
     views::{
         Connection, ConversationState, ConversationView, Delivery, DeviceView, Event, Me,
-        MemberView, MessageBody, MessagePage, MessageView, PersonView, SafetyNumber, SearchHit,
-        SearchPage,
+        MemberView, MessageBody, MessagePage, MessageView, PersonView, PostView, SafetyNumber,
+        SearchHit, SearchPage, ServiceView,
     },
 };
 use relay_proto::{
     NodeId,
     conv::{ConvKind, Role},
 };
-use relay_tui::{Act, Answer, Backend, Done, Question};
+use relay_tui::{Act, Answer, Backend, Done, Found, Place, Question};
 use tokio::sync::broadcast;
 
 /// 1 January 2026, 12:41.
@@ -55,6 +55,10 @@ pub struct World {
     pub people: Vec<PersonView>,
     pub members: HashMap<String, Vec<MemberView>>,
     pub messages: HashMap<String, Vec<MessageView>>,
+    pub feed: Vec<PostView>,
+    pub services: Vec<ServiceView>,
+    pub asking: Vec<Asking>,
+    pub banned: Vec<String>,
     pub acts: Vec<Act>,
     /// What every further act is answered with.
     pub refuse: Option<String>,
@@ -85,6 +89,10 @@ impl Played {
             people: [BOB, CAROL].into_iter().map(person).collect(),
             members: HashMap::new(),
             messages: HashMap::new(),
+            feed: Vec::new(),
+            services: Vec::new(),
+            asking: Vec::new(),
+            banned: Vec::new(),
             acts: Vec::new(),
             refuse: None,
             next_local: 1,
@@ -211,6 +219,7 @@ impl Backend for Played {
             Question::Search { text, within, .. } => {
                 Answer::Search(found(&world, text, within.as_deref()))
             }
+            Question::Asking { .. } => Answer::Asking(world.asking.clone()),
             Question::SafetyNumber { user } => Answer::SafetyNumber(SafetyNumber {
                 user_id: *user,
                 name: name(user.as_bytes()[0]).into(),
@@ -265,7 +274,11 @@ impl Backend for Played {
                 Done::Quietly
             }
             Act::Direct { .. } => Done::Opened(id('b')),
+            Act::Banned { .. } => Done::Banned(world.banned.clone()),
+            Act::Restart { .. } => Done::Opened(id('g')),
             Act::Find { .. } => Done::Opened(id('g')),
+            Act::Look(Place::Feed) => Done::Found(Found::Posts(world.feed.clone())),
+            Act::Look(Place::Services) => Done::Found(Found::Services(world.services.clone())),
             Act::Devices => Done::Devices(vec![
                 device("bXkgbGFwdG9wIDEyMw", true, 3),
                 device("cGhvbmUgcGhvbmUgNA", false, 0),

@@ -1,12 +1,15 @@
 //! Writing, sending, commands.
 
-use relay_chat::views::{Connection, ConversationState, Delivery};
+use relay_chat::{
+    Asking,
+    views::{Connection, ConversationState, Delivery},
+};
 use relay_proto::conv::ConvKind;
 use relay_tui::{Act, Effect, Input, app::Overlay, backend::Presence};
 
 use super::{
     desk::Desk,
-    played::{BOB, Played, chat, id, text, user},
+    played::{BOB, NOW, Played, chat, id, text, user},
 };
 
 fn sent(desk: &Desk) -> Vec<String> {
@@ -185,6 +188,54 @@ fn commands_do_what_they_say() {
 }
 
 #[test]
+fn somebody_is_kept_out_after_a_question_and_let_in_again() {
+    let mut desk = Desk::usual();
+    desk.write("/ban").press("enter").expect("nobody is kept out of this room");
+    desk.write("/ban bob").press("enter").expect("Take bob out of #ops and keep them out?");
+    assert!(!desk.played.did(|act| matches!(act, Act::Ban { .. })), "not before the answer");
+    desk.press("n").write("/ban bob").press("enter y");
+    let banned = |act: &Act| matches!(act, Act::Ban { conv_id, person } if *conv_id == id('o') && person == "bob");
+    assert!(desk.played.did(banned));
+    desk.played.world().banned = vec!["bob".into()];
+    desk.write("/ban").press("enter").expect("Kept out").expect("/unban NAME");
+    desk.press("esc").write("/unban bob").press("enter");
+    assert!(desk.played.did(|act| matches!(act, Act::Unban { person, .. } if person == "bob")));
+    // A direct message keeps nobody out.
+    desk.press("alt-3").write("/ban bob").press("enter").expect("a direct message has two people");
+}
+
+#[test]
+fn a_device_without_its_state_is_let_in_after_a_warning() {
+    let mut desk = Desk::usual();
+    desk.write("/readmit").press("enter").expect("nobody asks to be let in again");
+    desk.played.world().asking = vec![Asking {
+        user_id: user(BOB),
+        name: "bob".into(),
+        device_id: "cGhvbmUgcGhvbmUgNA".into(),
+        at_ms: NOW,
+    }];
+    desk.write("/readmit").press("enter").expect("bob  device cghvbmug").expect("Call them first");
+    desk.press("esc").write("/readmit bob").press("enter").expect("other way than this chat");
+    assert!(!desk.played.did(|act| matches!(act, Act::Readmit { .. })), "not before the answer");
+    desk.press("y");
+    assert!(desk.played.did(|act| matches!(act, Act::Readmit { person, .. } if person == "bob")));
+}
+
+#[test]
+fn a_stuck_chat_is_begun_anew_and_the_new_one_is_shown() {
+    let mut desk = Desk::usual();
+    desk.write("/restart").press("enter").expect("Begin a new chat");
+    desk.press("n");
+    assert!(!desk.played.did(|act| matches!(act, Act::Restart { .. })));
+    desk.write("/restart").press("enter y");
+    assert!(desk.played.did(|act| matches!(act, Act::Restart { conv_id } if *conv_id == id('o'))));
+    desk.expect("#general · 3 members");
+    let mut refused = Desk::usual();
+    refused.played.world().refuse = Some("this conversation works; leave it".into());
+    refused.write("/restart").press("enter y").expect("this conversation works");
+}
+
+#[test]
 fn a_safety_number_is_compared_and_noted() {
     let mut desk = Desk::usual();
     desk.write("/verify bob").press("enter");
@@ -205,6 +256,20 @@ fn a_key_alone_begins_a_talk() {
     desk.input(Input::Paste(format!("{}\n", user(BOB))));
     desk.press("enter");
     assert!(desk.played.did(|act| matches!(act, Act::Direct { .. })));
+}
+
+#[test]
+fn an_invitation_that_travelled_outside_begins_a_talk_and_one_to_a_relay_does_not() {
+    let link = relay_chat::ChatLink::new("https://relay.example.com".into(), user(BOB), None);
+    let link = link.line().unwrap();
+    let mut desk = Desk::at(&Played::empty(), 100, 24);
+    desk.input(Input::Paste("relay-join-v1.eyJ9".into()));
+    desk.press("enter").expect("relay login --invite-file -");
+    assert!(!desk.played.did(|act| matches!(act, Act::Direct { .. })));
+    desk.press("ctrl-u");
+    desk.input(Input::Paste(format!("{link}\n")));
+    desk.press("enter");
+    assert!(desk.played.did(|act| matches!(act, Act::Direct { person, .. } if *person == link)));
 }
 
 #[test]

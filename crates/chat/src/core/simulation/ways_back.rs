@@ -77,6 +77,72 @@ fn a_stuck_conversation_begins_anew_with_the_same_people() {
     assert!(texts.contains(&MessageBody::Text { text: "at last".into() }), "{texts:?}");
 }
 
+/// The library measures the lifetime of keys by the clock of the machine; so Carol is let in with keys that are about to end
+/// by that clock, and Bob comes back when they have.
+#[test]
+fn who_was_away_for_longer_than_keys_last_is_told_so_and_comes_back() {
+    const LEFT_MS: u64 = 10_000;
+    let mut world = World::new(44, &[1, 2, 3]);
+    let room = world.room(0, &[1]);
+    let carol = world.id(2);
+    // The world has gone on faster than the machine.
+    world.now_ms = relay_client::unix_ns() / 1_000_000;
+    let ends_ms = world.now_ms + LEFT_MS;
+    let made = world.peers[2].core.key_packages(0, ends_ms - 28 * DAY_MS).unwrap().unwrap();
+    let device = world.peers[2].core.device().device_id();
+    world.relay.pools.insert((carol, device), made.packages);
+    // Bob is away from here on.
+    let without_bob = |world: &mut World, until: &dyn Fn(&World) -> bool| {
+        for _ in 0..100 {
+            if until(world) {
+                return;
+            }
+            world.work(0);
+            world.receive(0, usize::MAX);
+        }
+        panic!("it does not come so far");
+    };
+    assert!(world.say(0, &room, "before carol"));
+    world.peers[0].core.invite(&room, &[carol], world.now_ms).unwrap();
+    without_bob(&mut world, &|world| world.relay.logs[&room].members.contains(&carol));
+    assert!(world.say(0, &room, "with carol"));
+    without_bob(&mut world, &|world| world.peers[0].core.outbox().unwrap().is_empty());
+    while relay_client::unix_ns() / 1_000_000 <= ends_ms + 1_000 {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(world.say(1, &room, "I was away"));
+    world.receive(1, usize::MAX);
+    let ConversationState::Stuck { why, .. } =
+        world.peers[1].core.conversation(&room).unwrap().state
+    else {
+        panic!("Bob is not stuck");
+    };
+    assert!(why.contains("was away for more than four weeks"), "{why}");
+    world.settle();
+    world.accept_all();
+    assert!(world.say(0, &room, "welcome back"));
+    world.settle();
+    world.check(&room);
+    let seen = world.lines(1, &room);
+    let says = |text: &str| {
+        let words = MessageBody::Text { text: text.to_owned() };
+        seen.iter().any(|(_, line)| *line == words)
+    };
+    assert!(says("before carol") && says("I was away") && says("welcome back"), "{seen:?}");
+    // What was said between the commit that he cannot follow and his return is counted, not passed over in silence.
+    let gap = seen.iter().find_map(|(_, line)| match line {
+        MessageBody::Unreadable { why: Unreadable::WhileAway { from_seq, to_seq } } => {
+            Some(*from_seq..=*to_seq)
+        }
+        _ => None,
+    });
+    let spoken = world
+        .lines(0, &room)
+        .into_iter()
+        .find(|(_, line)| *line == MessageBody::Text { text: "with carol".into() });
+    assert!(gap.is_some_and(|gap| gap.contains(&spoken.unwrap().0)), "{seen:?}");
+}
+
 #[test]
 fn a_binding_is_renewed_before_it_ends() {
     let mut world = World::new(43, &[1, 2, 3]);

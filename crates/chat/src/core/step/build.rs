@@ -21,56 +21,51 @@ use crate::{
 /// So long it is waited before somebody without devices is asked for again.
 const NO_DEVICE_MS: u64 = 15_000;
 
+/// One group under change: the row of its conversation, its state, and the transaction in which both change.
+pub(in crate::core) struct Changing<'a> {
+    pub tx: &'a Tx<'a>,
+    pub row: &'a mut ConvRow,
+    pub provider: &'a Provider<'a>,
+    pub group: &'a mut MlsGroup,
+    pub now_ms: u64,
+}
+
 impl Core {
     /// Sends as it was sent before, or encrypts for the present epoch.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one group under change: row, job, storage, state"
-    )]
     pub(super) fn send(
         &self,
-        tx: &Tx<'_>,
-        row: &ConvRow,
+        on: &mut Changing<'_>,
         out: &mut OutRow,
-        provider: &Provider<'_>,
-        group: &mut MlsGroup,
         kind: &str,
         make: impl FnOnce(&Provider<'_>, &mut MlsGroup) -> Result<Vec<u8>>,
     ) -> Result<Ran> {
-        let epoch = group.epoch().as_u64();
-        if row.stale_epoch == Some(epoch) {
+        let epoch = on.group.epoch().as_u64();
+        if on.row.stale_epoch == Some(epoch) {
             // The commit that ended it is on its way here.
             return Ok(Ran::Blocked);
         }
         let env = match &out.sent {
             Some((env, sent_in)) if *sent_in == epoch => env.clone(),
             _ => {
-                let env = STANDARD.encode(make(provider, group)?);
+                let env = STANDARD.encode(make(on.provider, on.group)?);
                 out.sent = Some((env.clone(), epoch));
-                tx.save_out(out)?;
+                on.tx.save_out(out)?;
                 env
             }
         };
         let body =
-            json!({ "conv_id": row.conv_id, "msg_id": out.msg_id, "env": env, "kind": kind });
+            json!({ "conv_id": on.row.conv_id, "msg_id": out.msg_id, "env": env, "kind": kind });
         Ok(Ran::Step(Step::Send { n: out.n, body }))
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one group under change: row, job, storage, state"
-    )]
+    /// Adds those devices of users that are not in yet.
     pub(super) fn add(
         &self,
-        tx: &Tx<'_>,
-        row: &mut ConvRow,
+        on: &mut Changing<'_>,
         out: &mut OutRow,
-        provider: &Provider<'_>,
-        group: &mut MlsGroup,
         packages: &BTreeMap<NodeId, Vec<(String, String)>>,
-        now_ms: u64,
     ) -> Result<Ran> {
-        let leaves = group::leaves(group)?;
+        let leaves = group::leaves(on.group)?;
         let present = group::count_users(&leaves);
         let mut change = Change::default();
         let mut missing = Vec::new();
@@ -81,11 +76,10 @@ impl Core {
                 if leaves.iter().any(|leaf| leaf.user == *user && leaf.device == id) {
                     continue;
                 }
-                if self.is_revoked(tx, user, device)? {
+                if self.is_revoked(on.tx, user, device)? {
                     continue;
                 }
-                if let Some(package) = self.read_package(provider, user, (device, package), now_ms)
-                {
+                if let Some(package) = self.read_package(on, user, (device, package)) {
                     usable += 1;
                     change.add(user, device, package);
                 }
@@ -104,69 +98,60 @@ impl Core {
             let Job::Add { packages, .. } = &mut out.job else { return Ok(Ran::Done) };
             packages.retain(|user, _| !missing.contains(user));
             let who =
-                missing.iter().map(|user| self.name_of(tx, user)).collect::<Result<Vec<_>>>()?;
+                missing.iter().map(|user| self.name_of(on.tx, user)).collect::<Result<Vec<_>>>()?;
             let why = format!("{} has no device at this relay yet", who.join(", "));
-            out.waits = Some((why, now_ms + NO_DEVICE_MS));
-            tx.save_out(out)?;
+            out.waits = Some((why, on.now_ms + NO_DEVICE_MS));
+            on.tx.save_out(out)?;
             return Ok(Ran::Waits);
         }
         if !missing.is_empty() {
             let job = Job::Add { users: missing, packages: BTreeMap::new() };
-            enqueue(tx, row, job, now_ms)?;
+            enqueue(on.tx, on.row, job, on.now_ms)?;
         }
-        Ok(Ran::Step(self.build(tx, row, Some(out.n), provider, group, change)?))
+        Ok(Ran::Step(self.build(on, Some(out.n), change)?))
     }
 
     /// A KeyPackage that may be used; `None`, with a word in the log, where it may not.
     fn read_package(
         &self,
-        provider: &Provider<'_>,
+        on: &Changing<'_>,
         user: &NodeId,
         (device, package): (&str, &str),
-        now_ms: u64,
     ) -> Option<(KeyPackage, [u8; 32])> {
         let id = device_bytes(device)?;
-        let read = decode_base64(package)
-            .map_err(Error::from)
-            .and_then(|bytes| group::key_package(provider, &bytes, user, &id, now_ms / 1_000));
+        let read = decode_base64(package).map_err(Error::from).and_then(|bytes| {
+            group::key_package(on.provider, &bytes, user, &id, on.now_ms / 1_000)
+        });
         read.inspect_err(|error| tracing::warn!(%user, device, %error, "a key package is not used"))
             .ok()
     }
 
     /// Takes a member's device out and in again, in one commit.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one group under change: row, job, storage, state"
-    )]
     pub(super) fn readmit(
         &self,
-        tx: &Tx<'_>,
-        row: &mut ConvRow,
+        on: &mut Changing<'_>,
         out: &mut OutRow,
-        provider: &Provider<'_>,
-        group: &mut MlsGroup,
         (user, device): (NodeId, &str),
         packages: &[(String, String)],
-        now_ms: u64,
     ) -> Result<Ran> {
-        let leaves = group::leaves(group)?;
+        let leaves = group::leaves(on.group)?;
         if !leaves.iter().any(|leaf| leaf.user == user) {
             // They were taken out meanwhile; who wants them back invites them.
             return Ok(Ran::Done);
         }
-        if self.is_revoked(tx, &user, device)? {
+        if self.is_revoked(on.tx, &user, device)? {
             return Ok(Ran::Done);
         }
         let package = packages
             .iter()
             .find(|(other, _)| other == device)
-            .and_then(|(_, package)| self.read_package(provider, &user, (device, package), now_ms));
+            .and_then(|(_, package)| self.read_package(on, &user, (device, package)));
         let Some(package) = package else {
             let Job::Readmit { packages, .. } = &mut out.job else { return Ok(Ran::Done) };
             *packages = None;
-            let why = format!("the device of {} has no keys here yet", self.name_of(tx, &user)?);
-            out.waits = Some((why, now_ms + NO_DEVICE_MS));
-            tx.save_out(out)?;
+            let why = format!("the device of {} has no keys here yet", self.name_of(on.tx, &user)?);
+            out.waits = Some((why, on.now_ms + NO_DEVICE_MS));
+            on.tx.save_out(out)?;
             return Ok(Ran::Waits);
         };
         let mut change = Change::default();
@@ -175,20 +160,18 @@ impl Core {
         });
         change.removes = old.map(|leaf| leaf.index).collect();
         change.add(&user, device, package);
-        Ok(Ran::Step(self.build(tx, row, Some(out.n), provider, group, change)?))
+        Ok(Ran::Step(self.build(on, Some(out.n), change)?))
     }
 
     /// Builds a commit and keeps it pending.
     pub(super) fn build(
         &self,
-        tx: &Tx<'_>,
-        row: &mut ConvRow,
+        on: &mut Changing<'_>,
         job: Option<i64>,
-        provider: &Provider<'_>,
-        group: &mut MlsGroup,
         change: Change,
     ) -> Result<Step> {
-        let built = group::commit(provider, &self.device, group, change.adds, change.removes)?;
+        let (adds, removes) = (change.adds, change.removes);
+        let built = group::commit(on.provider, &self.device, on.group, adds, removes)?;
         let mut welcomes = Vec::new();
         if let Some(welcome) = &built.welcome {
             welcomes.push(json!({ "env": STANDARD.encode(welcome), "to": change.welcomed }));
@@ -196,7 +179,7 @@ impl Core {
         let extra = json!({
             "welcomes": welcomes, "members_add": change.users_new, "members_remove": change.users_gone,
         });
-        self.keep_pending(tx, row, job, &built, extra, false)
+        self.keep_pending(on.tx, on.row, job, &built, extra, false)
     }
 
     /// Keeps a commit until the log brings it back.

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::Link;
 use crate::{
-    core::{Refused, Step},
-    engine::{requests, revocations},
+    core::{Core, Events, Refused, Step},
+    engine::{now_ms, requests, revocations, uploads},
+    error::Error,
 };
 
 /// How long a presence lease lasts.
@@ -26,6 +27,14 @@ pub(super) enum Outcome {
     Left(i64),
     Asked(i64, u64),
     Refused(i64, Refused),
+    /// An attachment was handed in, or not.
+    Uploaded {
+        conv_id: String,
+        n: i64,
+        done: Result<(), Refused>,
+    },
+    /// The state here does not work.
+    Failed(Error),
     /// Nobody knows whether it was done.
     Broken(RelayError),
     /// These conversations have something to do.
@@ -125,6 +134,44 @@ impl Link {
             };
             Answered { conv_id: String::new(), outcome }
         });
+    }
+
+    /// Hands in an attachment, after the one that is under way.
+    pub(super) fn upload(&mut self, conv_id: &str, n: i64) {
+        match self.uploading {
+            Some(under_way) if under_way == n => {}
+            Some(_) => drop(self.held.insert(conv_id.to_owned())),
+            None => {
+                self.uploading = Some(n);
+                let (shared, client) = (self.shared.clone(), self.client.clone());
+                let conv_id = conv_id.to_owned();
+                self.requests.spawn(async move {
+                    let outcome = match uploads::upload(&shared, &client, &conv_id, n).await {
+                        Ok(done) => Outcome::Uploaded { conv_id, n, done },
+                        Err(error) => Outcome::Failed(error),
+                    };
+                    // The conversation is not held up by it.
+                    Answered { conv_id: String::new(), outcome }
+                });
+            }
+        }
+    }
+
+    /// Takes in what became of it, and looks who is next.
+    pub(super) async fn uploaded(
+        &mut self,
+        conv_id: String,
+        n: i64,
+        done: Result<(), Refused>,
+    ) -> crate::error::Result<Events> {
+        self.uploading = None;
+        self.queue.append(&mut self.held);
+        self.queue.insert(conv_id);
+        let noted = move |core: &Core| match done {
+            Ok(()) => core.uploaded(n),
+            Err(why) => core.not_uploaded(n, &why, now_ms()),
+        };
+        self.shared.on_core(noted).await
     }
 
     /// Keeps the user shown as there, where they want it.

@@ -3,11 +3,16 @@
 use std::{
     io::Read,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
-use relay_chat::{Chat, SaveAs};
+use relay_chat::{
+    Chat, SaveAs,
+    views::{Event, MessageBody},
+};
 use serde_json::json;
+use tokio::sync::broadcast;
 
 use super::{
     opening::{OrFail, connected, current, found, opened},
@@ -16,6 +21,7 @@ use super::{
 use crate::{
     app::App,
     error::{Failure, Outcome, exit},
+    progress::Progress,
 };
 
 pub const DM_EXAMPLES: &str = "\
@@ -185,9 +191,21 @@ impl Send {
 
 impl SendFile {
     pub async fn run(self, app: &App) -> Outcome {
-        let chat = connected(app).await?;
+        let chat = opened(app).await?;
         let conv_id = found(app, &chat, &self.conversation).await?;
-        chat.send_file(&conv_id, &self.path, self.mime.as_deref()).await.or_fail("the file")?;
+        let size = std::fs::metadata(&self.path).map_or(0, |file| file.len());
+        let n =
+            chat.send_file(&conv_id, &self.path, self.mime.as_deref()).await.or_fail("the file")?;
+        let events = chat.events();
+        let handed_in = chat.handed_in(n);
+        // What is not there by then stays in the outbox, and goes with the next command.
+        let patience =
+            app.timeout() + FILE_PER_MEBIBYTE * u32::try_from(size >> 20).unwrap_or(u32::MAX);
+        let handed_in =
+            tokio::time::timeout(patience, shown(app, "upload", size, events, handed_in));
+        if let Ok(handed_in) = handed_in.await {
+            handed_in.or_fail("the file")?;
+        }
         finish(app, chat, &conv_id).await
     }
 }
@@ -200,10 +218,46 @@ impl Save {
             Some(path) => SaveAs::Path(path),
             None => SaveAs::Folder(Path::new(".").to_owned()),
         };
-        let saved = chat.save_file(&conv_id, self.seq, target).await.or_fail("the file")?;
+        let size = match chat.message(&conv_id, self.seq).or_fail("the message")?.body {
+            MessageBody::File { file } => file.size,
+            _ => 0,
+        };
+        let events = chat.events();
+        let saving = chat.save_file(&conv_id, self.seq, target);
+        let saved = shown(app, "download", size, events, saving).await.or_fail("the file")?;
         chat.close().await;
         app.out.one(&json!({ "path": saved.display().to_string() }), &["path"])?;
         Ok(0)
+    }
+}
+
+/// What a slow line may take for a mebibyte of a file.
+const FILE_PER_MEBIBYTE: Duration = Duration::from_secs(8);
+
+/// Shows how far a file has got, until it is done.
+async fn shown<T>(
+    app: &App,
+    name: &'static str,
+    size: u64,
+    mut events: broadcast::Receiver<Event>,
+    work: impl Future<Output = relay_chat::Result<T>>,
+) -> relay_chat::Result<T> {
+    let mut bar = Progress::new(name, "bytes", Some(size), app.global.progress, app.global.plain);
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                let words = if done.is_ok() { "done" } else { "broken off; the same command goes on" };
+                bar.finish(size, words);
+                return done;
+            }
+            event = events.recv() => match event {
+                Ok(Event::File { done, .. }) => bar.set(done),
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                // Nothing more is told; the work itself goes on.
+                Err(broadcast::error::RecvError::Closed) => return work.await,
+            },
+        }
     }
 }
 

@@ -4,9 +4,7 @@ use bytes::Bytes;
 use clap::Args;
 use relay_client::{
     Request,
-    proto::polycentric::{
-        Event, EventKey, PublicKey, Reference, SystemKey, content, decode_message,
-    },
+    proto::polycentric::{Event, EventKey, Reference, SystemKey, content},
     social::{Counted, Social},
 };
 use serde_json::{Value, json};
@@ -39,9 +37,6 @@ Examples:
   relay social servers
   relay social servers ed25519:56d838421f39b26c8f7e07121f8239b7c0671c5a04e632456790fda7db00e541";
 
-/// People whose feeds are joined; the newest pages of more would take too long.
-const MAX_FOLLOWED: usize = 100;
-
 #[derive(Debug, Args)]
 pub struct Feed {
     /// Whose posts; without it, of those you follow and yours
@@ -73,28 +68,12 @@ impl Feed {
         } else if let Some(who) = self.who {
             social.feed(who, content::POST, None, self.limit).await.map_err(failed)?
         } else {
-            let own = system_or_own(app, None)?;
-            let mut all =
-                social.feed(own, content::POST, None, self.limit).await.map_err(failed)?;
-            let followed = social.set(own, content::FOLLOW).await.map_err(failed)?;
-            for value in followed.into_iter().take(MAX_FOLLOWED) {
-                let Some(system) = system_in(value) else { continue };
-                all.extend(
-                    social.feed(system, content::POST, None, self.limit).await.map_err(failed)?,
-                );
-            }
-            all
+            social.home(system_or_own(app, None)?, self.limit).await.map_err(failed)?
         };
         posts.sort_by_key(|event| std::cmp::Reverse(event.unix_ms()));
         posts.truncate(self.limit);
         list(app, posts.iter().map(show::row).collect(), &show::COLUMNS)
     }
-}
-
-/// A key as sets hold it.
-fn system_in(value: Vec<u8>) -> Option<SystemKey> {
-    let key: PublicKey = decode_message(value.into()).ok()?;
-    SystemKey::from_message(&key).ok()
 }
 
 fn list(app: &App, items: Vec<Value>, columns: &[&str]) -> Outcome {
