@@ -24,6 +24,8 @@ mod retention;
 mod sessions;
 #[path = "conformance/social.rs"]
 mod social;
+#[path = "conformance/social_limits.rs"]
+mod social_limits;
 #[path = "conformance/social_model.rs"]
 mod social_model;
 
@@ -89,7 +91,8 @@ on_each_store![
     social::texts_are_found_while_they_are_current,
     social::topics_are_counted_by_the_hour,
     social::operators_and_owners_are_obeyed,
-    social::what_an_identity_may_hold_is_bounded,
+    social_limits::single_identities_have_quotas_of_their_own,
+    social_limits::what_an_identity_may_hold_is_bounded,
     social::a_large_purge_tells_every_change,
     social_model::answers_are_those_of_a_naive_model,
     sessions::a_revocation_beats_sessions_that_start_beside_it,
