@@ -184,7 +184,8 @@ impl Node {
             .map(|user| async move { (user, self.home_of_user(user).await) })
             .buffer_unordered(ASKED_AT_ONCE);
         let away = homes.filter_map(|(user, home)| {
-            let is_away = matches!(home, Ok(Some(Home::At(_))) | Err(_));
+            // Whom nobody knows now may live at a relay that has no link now.
+            let is_away = !matches!(home, Ok(Some(Home::Here)));
             std::future::ready(is_away.then_some(user))
         });
         away.collect().await
