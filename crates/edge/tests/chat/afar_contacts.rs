@@ -84,9 +84,13 @@ async fn who_is_blocked_is_blocked_at_every_home() {
     alice.create(&pair.edge, "room", &[]).await;
     let target = json!({ "conv_id": "room", "members": [bob.id()] });
     assert!(is_blocked(&alice, &pair.edge, "/v1/rooms/invite", target.clone()).await);
-    // It outlives the relay that was told, and ends when he says so.
+    // It outlives the relay that was told and the one that told it, and ends when he says so.
     let pair = pair.restart_edge().await;
     assert!(is_blocked(&alice, &pair.edge, "/v1/rooms/invite", target.clone()).await);
+    let pair = pair.restart_home().await;
+    assert!(is_blocked(&alice, &pair.edge, "/v1/rooms/invite", target.clone()).await);
+    assert!(is_blocked(&bob, &pair.home, "/v1/dms/create", dm(&alice, 4)).await);
+    pair.holds().await;
     pair.cut();
     bob.ok(&pair.home, "/v1/presence/unblock", contacts(&[&alice])).await;
     until("she may invite him", async || {
