@@ -317,6 +317,34 @@ async fn an_invited_user_of_another_home_finds_the_conversation_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_whom_nobody_knows_hold_up_nobody_elses_mail() {
+    const UNKNOWN: u16 = 400;
+    let pair = two_homes().await;
+    let alice = Person::login(&pair.edge, 1, "d").await;
+    let bob = Person::login(&pair.home, 2, "d").await;
+    let nobody = |n: u16| {
+        let mut seed = [7; 32];
+        seed[..2].copy_from_slice(&n.to_be_bytes());
+        relay_proto::SigningKey::from_seed(seed).node_id()
+    };
+    let members: Vec<_> = (0..UNKNOWN).map(nobody).collect();
+    let room = json!({ "conv_id": "ours", "members": members });
+    alice.ok(&pair.edge, "/v1/rooms/create", room).await;
+    let invite = json!({ "conv_id": "ours", "members": [bob.id()] });
+    alice.ok(&pair.edge, "/v1/rooms/invite", invite).await;
+    until(&bob, &pair.home, "/v1/conversations", |list| list["items"][0]["conv_id"] == "ours")
+        .await;
+    // Theirs waits for them.
+    let waiting = async || pair.edge.node.store.mail_users(None, 1_000).await.unwrap().len();
+    let only_theirs = async {
+        while waiting().await != usize::from(UNKNOWN) {
+            pause().await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, only_theirs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_removed_is_not_listed_any_longer() {
     let pair = two_homes().await;
     let bob = Person::login(&pair.home, 2, "d").await;
