@@ -14,6 +14,8 @@ mod events;
 mod leases;
 #[path = "conformance/mail.rs"]
 mod mail;
+#[path = "conformance/profile.rs"]
+mod profile;
 #[path = "conformance/query.rs"]
 mod query;
 #[path = "conformance/restart.rs"]
@@ -107,9 +109,9 @@ on_each_store![
     mail::a_stranger_gets_the_last_resort_alone,
     mail::a_welcome_of_another_home_needs_its_key_package,
     mail::devices_are_pushed_to_where_they_said_last,
-    chat::one_commit_wins_each_epoch,
-    chat::a_bundle_is_all_or_nothing,
-    chat::a_key_package_is_handed_out_once,
-    chat::full_and_expired_pools,
+    profile::one_commit_wins_each_epoch,
+    profile::a_bundle_is_all_or_nothing,
+    profile::a_key_package_is_handed_out_once,
+    profile::full_and_expired_pools,
     chat::vaults_blobs_and_users,
 ];
