@@ -1,19 +1,19 @@
 //! The router: local delivery first, everything else to the [`Remote`].
 
+mod entry;
+mod here;
+
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use relay_proto::{
-    Address, Call, CallError, Caller, NodeAddress, RelayId, ServiceName,
-    call::{AccessRules, Effect, Hop, RpcCode, check_idempotency_key},
+    Address, Call, CallError, Caller, NodeAddress, RelayId, ServiceName, call::AccessRules,
 };
-use serde::Serialize;
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -23,9 +23,13 @@ use tokio_util::task::TaskTracker;
 use crate::{
     inbox::Mailbox,
     journal::{Journal, LogLevel, WallClock},
-    results::{Claim, Outcome, ResultKey, ResultLimits, ResultStore, ResultStoreError, Results},
-    service::{BodyStream, Reply, Request, ServiceInfo, Visibility},
+    results::{ResultLimits, ResultStore, ResultStoreError, Results},
+    service::{BodyStream, Reply, ServiceInfo},
 };
+
+pub use entry::{ActorStatus, Life};
+use entry::{Entry, State};
+use here::request;
 
 /// Where everything goes that does not live here; the federation gateway implements it.
 pub trait Remote: Send + Sync {
@@ -86,57 +90,6 @@ struct Shared {
     changes: watch::Sender<u64>,
     /// Calls with idempotency keys run to their end even when their caller goes.
     keyed: TaskTracker,
-}
-
-struct Entry {
-    info: ArcSwap<ServiceInfo>,
-    mailbox: Mailbox,
-    journal: Journal,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    life: Life,
-    restarts: u64,
-    last_crash: Option<String>,
-    /// Why the program behind the service is not well, as its last check said.
-    ailing: Option<String>,
-}
-
-/// What an actor is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Life {
-    Starting,
-    Running,
-    /// Waits out a pause after a crash; messages wait in the mailbox.
-    Restarting,
-    /// Only crashed; refuses everything until somebody restarts it.
-    GaveUp,
-    Stopped,
-}
-
-/// One actor as `relay actors` and the registry see it.
-#[derive(Debug, Clone, Serialize)]
-pub struct ActorStatus {
-    #[serde(flatten)]
-    pub info: ServiceInfo,
-    pub life: Life,
-    /// Running, and the program behind it said it is well.
-    pub is_healthy: bool,
-    /// Why it is not well.
-    pub ailing: Option<String>,
-    pub restarts: u64,
-    pub last_crash: Option<String>,
-    /// Messages in the mailbox.
-    pub waiting: usize,
-    pub handled: u64,
-    pub failed: u64,
-    pub overloaded: u64,
-    pub expired: u64,
-    /// A moving average of the time one message takes.
-    pub mean_us: u32,
 }
 
 enum Place {
@@ -403,171 +356,10 @@ impl Router {
     fn is_here(&self, node: &NodeAddress) -> bool {
         node.names(&self.shared.relay, self.shared.hub.load().as_deref())
     }
-
-    /// Refuses what must not reach the mailbox.
-    fn admit(&self, entry: &Entry, call: &Call, caller: &Caller) -> Result<(), CallError> {
-        let info = entry.info.load();
-        if info.visibility == Visibility::Private && !caller.is_local() {
-            return Err(CallError::service_not_found(&info.name));
-        }
-        let decision = self.shared.access.load().decide(&info.name, &call.method, caller);
-        if decision.effect == Effect::Deny {
-            let message = format!("you may not call '{}.{}'", info.name, call.method);
-            return Err(CallError::new(RpcCode::Forbidden, message));
-        }
-        if caller.is_waited_for_by(&info.name) {
-            let message = format!("'{}' would wait for itself", info.name);
-            return Err(CallError::new(RpcCode::Loop, message));
-        }
-        if let Some(range) = &call.version {
-            let range = semver::VersionReq::parse(range)
-                .map_err(|error| CallError::invalid_params(format!("version: {error}")))?;
-            if !range.matches(&info.version) {
-                let name = format!("{} {range}", info.name);
-                return Err(CallError::service_not_found(name));
-            }
-        }
-        if entry.lock().life == Life::GaveUp {
-            return Err(CallError::service_not_found(&info.name));
-        }
-        Ok(())
-    }
-
-    /// [`Self::ask_here`], and how long it took where that is asked.
-    async fn serve(
-        &self,
-        entry: &Arc<Entry>,
-        call: Call,
-        caller: Caller,
-        body: Option<BodyStream>,
-    ) -> Result<Reply, CallError> {
-        let began = call.timing.then(Instant::now);
-        let mut reply = self.ask_here(entry, call, caller, body).await?;
-        if let Some(began) = began {
-            let (node, queue_us) = (self.shared.relay.clone(), reply.queued_us);
-            let total_us = began.elapsed().as_micros() as u64;
-            reply.hops.push(Hop { node, total_us, queue_us, rtt_us: None });
-        }
-        Ok(reply)
-    }
-
-    async fn ask_here(
-        &self,
-        entry: &Arc<Entry>,
-        call: Call,
-        caller: Caller,
-        body: Option<BodyStream>,
-    ) -> Result<Reply, CallError> {
-        self.admit(entry, &call, &caller)?;
-        if call.method.as_str() == PING {
-            return Reply::json(&entry.status().life);
-        }
-        let Some(key) = call.idempotency_key.clone() else {
-            return ask_mailbox(&entry.mailbox, call, caller, body).await;
-        };
-        check_idempotency_key(&key)?;
-        let deadline = Instant::now() + call.timeout;
-        let key = ResultKey::new(&caller, &call, &key);
-        let mut outcome = match self.shared.results.claim(&key, &call)? {
-            Claim::Repeat(outcome) => outcome,
-            Claim::First(sender) => {
-                let outcome = sender.subscribe();
-                self.run_keyed(entry.mailbox.clone(), call, caller, body, key, sender);
-                outcome
-            }
-        };
-        let outcome = timeout_at(deadline, outcome.wait_for(Option::is_some)).await;
-        let outcome = outcome.map_err(|_| CallError::timeout())?;
-        match outcome.ok().and_then(|outcome| outcome.clone()).as_deref() {
-            Some(Ok(value)) => Ok(value.clone().into()),
-            Some(Err(error)) => Err(error.clone()),
-            None => Err(CallError::internal("the first call of this key was lost")),
-        }
-    }
-
-    /// Runs the first call of a key to its end, whether or not its caller stays. Its result is in
-    /// one piece, since it is kept.
-    fn run_keyed(
-        &self,
-        mailbox: Mailbox,
-        mut call: Call,
-        caller: Caller,
-        body: Option<BodyStream>,
-        key: ResultKey,
-        sender: watch::Sender<Option<Outcome>>,
-    ) {
-        call.streaming = false;
-        let shared = self.shared.clone();
-        self.shared.keyed.spawn(async move {
-            let timeout = call.timeout;
-            let result = match shared.results.begin(&key, timeout, shared.clock.now_ms()).await {
-                Ok(()) => ask_mailbox(&mailbox, call, caller, body).await.map(|reply| reply.value),
-                Err(error) => Err(error),
-            };
-            shared.results.finish(&key, timeout, &sender, result, shared.clock.now_ms()).await;
-        });
-    }
 }
 
 fn is_node_ping(call: &Call) -> bool {
     call.to.service.as_str() == NODE && call.method.as_str() == PING
-}
-
-async fn ask_mailbox(
-    mailbox: &Mailbox,
-    call: Call,
-    caller: Caller,
-    body: Option<BodyStream>,
-) -> Result<Reply, CallError> {
-    let request = request(call, caller, body);
-    let deadline = request.deadline;
-    let answer = mailbox.ask(request)?;
-    match timeout_at(deadline, answer).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(CallError::internal("the service crashed while it handled this call")),
-        Err(_) => Err(CallError::timeout()),
-    }
-}
-
-fn request(call: Call, caller: Caller, body: Option<BodyStream>) -> Request {
-    Request {
-        method: call.method,
-        args: call.args,
-        caller,
-        deadline: Instant::now() + call.timeout.min(MAX_WAIT),
-        idempotency_key: call.idempotency_key,
-        streaming: call.streaming,
-        body,
-        trace: call.trace,
-    }
-}
-
-/// Keeps `now + timeout` inside what an `Instant` holds, whatever a caller puts in.
-const MAX_WAIT: Duration = relay_proto::call::MAX_TIMEOUT;
-
-impl Entry {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn status(&self) -> ActorStatus {
-        let counters = &self.mailbox.counters;
-        let state = self.lock();
-        ActorStatus {
-            info: ServiceInfo::clone(&self.info.load()),
-            life: state.life,
-            is_healthy: state.life == Life::Running && state.ailing.is_none(),
-            ailing: state.ailing.clone(),
-            restarts: state.restarts,
-            last_crash: state.last_crash.clone(),
-            waiting: self.mailbox.waiting(),
-            handled: counters.handled.load(Relaxed),
-            failed: counters.failed.load(Relaxed),
-            overloaded: counters.overloaded.load(Relaxed),
-            expired: counters.expired.load(Relaxed),
-            mean_us: counters.mean_us.load(Relaxed),
-        }
-    }
 }
 
 /// The supervisor's hold on one registered actor.

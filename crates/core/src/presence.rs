@@ -3,12 +3,17 @@
 //! Leases live in memory. Blocklists and watchlists are kept in the store and read at start. The rules are those of
 //! [`table`]; here are time, limits, the store, and the outboxes of those who are connected.
 
+mod guests;
 pub mod table;
+#[cfg(test)]
+mod tests;
+
+pub use guests::Guest;
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -71,6 +76,9 @@ pub struct PresenceStats {
     pub updates: AtomicU64,
 }
 
+type Connected = HashMap<NodeId, Vec<Weak<Outbox>>, RandomState>;
+type Guests = HashMap<(NodeId, NodeId), usize, RandomState>;
+
 /// The domain.
 #[derive(Debug)]
 pub struct Presence {
@@ -79,7 +87,7 @@ pub struct Presence {
     config: ArcSwap<PresenceConfig>,
     table: Mutex<PresenceTable>,
     /// The outboxes of everybody who is connected.
-    connected: Mutex<HashMap<NodeId, Vec<Weak<Outbox>>, RandomState>>,
+    connected: Mutex<Connected>,
     /// A lease ends earlier than any before.
     sooner: Notify,
     watch_changes: Windows<NodeId>,
@@ -87,7 +95,7 @@ pub struct Presence {
     renews: Windows<(NodeId, DeviceId)>,
     statuses: Windows<NodeId>,
     /// How often users who live elsewhere watch somebody now.
-    guests: Mutex<HashMap<(NodeId, NodeId), usize, RandomState>>,
+    guests: Mutex<Guests>,
     stats: PresenceStats,
 }
 
@@ -143,16 +151,13 @@ impl Presence {
         let mut rounds = 0_u64;
         loop {
             let now_ms = self.now_ms();
-            let mut updates = Vec::new();
-            let next = {
-                let mut table = self.table();
-                table.expire(now_ms, &mut updates);
+            let next = self.change_and_tell(|table, updates| {
+                table.expire(now_ms, updates);
                 if rounds.is_multiple_of(3_600) {
                     table.sweep(now_ms);
                 }
                 table.next_end()
-            };
-            self.deliver(&updates);
+            });
             if rounds.is_multiple_of(60) {
                 // Streams end without saying so.
                 self.connected().retain(|_, outboxes| {
@@ -172,10 +177,7 @@ impl Presence {
 
     /// Whatever this user may hear goes into the outbox as well, for as long as it lives.
     pub fn connect(&self, user: NodeId, outbox: &Arc<Outbox>) {
-        let mut connected = self.connected();
-        let outboxes = connected.entry(user).or_default();
-        outboxes.retain(|known| known.strong_count() > 0);
-        outboxes.push(Arc::downgrade(outbox));
+        add_outbox(&mut self.connected(), user, outbox);
     }
 
     /// The connection is over.
@@ -202,11 +204,11 @@ impl Presence {
         let now_ms = self.now_ms();
         let key = (caller.user, caller.device.clone());
         self.renews.count(key, self.config().renews_per_min, now_ms)?;
-        let mut updates = Vec::new();
         let (user, device) = (caller.user, caller.device.clone());
-        let end = self.table().lease(user, device, ttl_s, invisible, now_ms, &mut updates);
+        let end = self.change_and_tell(|table, updates| {
+            table.lease(user, device, ttl_s, invisible, now_ms, updates)
+        });
         self.stats.leases.fetch_add(1, Ordering::Relaxed);
-        self.deliver(&updates);
         self.sooner.notify_one();
         Ok(end)
     }
@@ -250,7 +252,7 @@ impl Presence {
             }
         }
         if !add {
-            self.take_back(&caller.user, &contacts);
+            take_back(&self.connected(), &caller.user, &contacts);
         }
         Ok(count)
     }
@@ -285,17 +287,13 @@ impl Presence {
 
     /// A user blocks another, or does so no longer, as the store says.
     pub fn note_block(&self, user: NodeId, contact: NodeId, is_blocked: bool) {
-        {
-            let mut table = self.table();
-            if is_blocked {
-                table.block(user, contact);
-            } else {
-                table.unblock(user, contact);
-            }
-        }
+        let connected = self.connected();
         if is_blocked {
-            self.take_back(&user, &[contact]);
-            self.take_back(&contact, &[user]);
+            self.table().block(user, contact);
+            take_back(&connected, &user, &[contact]);
+            take_back(&connected, &contact, &[user]);
+        } else {
+            self.table().unblock(user, contact);
         }
     }
 
@@ -316,101 +314,14 @@ impl Presence {
 
     /// Tells a user's connections what the home of somebody they watch says.
     pub fn tell(&self, user: &NodeId, about: NodeId, frame: Bytes) {
-        {
-            let table = self.table();
-            if table.is_blocked(user, &about) {
-                return;
-            }
+        let connected = self.connected();
+        if self.table().is_blocked(user, &about) {
+            return;
         }
-        for outbox in self.connected().get(user).into_iter().flatten().filter_map(Weak::upgrade) {
+        for outbox in connected.get(user).into_iter().flatten().filter_map(Weak::upgrade) {
             outbox.set_state(about, frame.clone());
             self.stats.updates.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    /// A user at another relay hears what they may know, as long as the answer lives: first how things are, then what
-    /// changes. `contacts` are those whom a user who lives elsewhere watches.
-    ///
-    /// # Errors
-    /// `limit_exceeded`.
-    pub fn guest(
-        self: &Arc<Self>,
-        user: NodeId,
-        contacts: Option<Vec<NodeId>>,
-        outbox: &Arc<Outbox>,
-    ) -> Result<Guest, Problem> {
-        check_contacts(contacts.as_deref().unwrap_or_default())?;
-        let (contacts, views) = self.seat(user, contacts);
-        self.connect(user, outbox);
-        for (contact, view) in views {
-            let frame = encode("presence.update", None, &view_body(&contact, &view));
-            outbox.set_state(contact, frame.into());
-        }
-        let outbox = Some(outbox.clone());
-        Ok(Guest { presence: self.clone(), user, contacts, outbox })
-    }
-
-    /// A user who lives elsewhere hears of contacts who live here, on the connections that they have here, as long as
-    /// the answer lives.
-    pub fn guest_here(self: &Arc<Self>, user: NodeId, mut contacts: Vec<NodeId>) -> Guest {
-        contacts.truncate(MAX_CONTACTS);
-        let (contacts, views) = self.seat(user, Some(contacts));
-        let update = |(about, view)| Update { to: user, about, view };
-        let updates: Vec<Update> = views.into_iter().map(update).collect();
-        self.deliver(&updates);
-        Guest { presence: self.clone(), user, contacts, outbox: None }
-    }
-
-    /// From now on a guest watches these contacts, or those that the table knows. Returns whom they did not watch
-    /// before, and how those are whom they may see.
-    fn seat(
-        &self,
-        user: NodeId,
-        contacts: Option<Vec<NodeId>>,
-    ) -> (Vec<NodeId>, Vec<(NodeId, View)>) {
-        let now_ms = self.now_ms();
-        let max = self.config().watchers_max as usize;
-        let mut added = Vec::new();
-        let mut guests = self.guests();
-        let mut table = self.table();
-        let watched = match contacts {
-            None => table.watched_by(&user),
-            Some(contacts) => {
-                for contact in &contacts {
-                    let count = guests.entry((user, *contact)).or_default();
-                    // Whoever is watched for good is not let go by a guest.
-                    if *count == 0 && table.watches(&user, contact) {
-                        continue;
-                    }
-                    *count += 1;
-                    table.watch(user, *contact, max);
-                    added.push(*contact);
-                }
-                guests.retain(|_, count| *count > 0);
-                contacts
-            }
-        };
-        let view = |contact: NodeId| (contact, table.status(&user, &contact, now_ms));
-        let views = watched.into_iter().map(view);
-        let seen = views.filter(|(_, view)| view.status != table::Status::Unavailable);
-        (added, seen.collect())
-    }
-
-    /// What a user who lives elsewhere, and watches these contacts, may know of each.
-    ///
-    /// # Errors
-    /// `rate_limited`, `limit_exceeded`.
-    pub fn guest_status(
-        &self,
-        caller: &Caller,
-        contacts: Vec<NodeId>,
-    ) -> Result<Vec<(NodeId, View)>, Problem> {
-        check_contacts(&contacts)?;
-        let now_ms = self.now_ms();
-        self.statuses.count(caller.user, self.config().status_per_min, now_ms)?;
-        let table = self.table();
-        let view = |contact: NodeId| (contact, table.guest_status(&caller.user, &contact, now_ms));
-        Ok(contacts.into_iter().map(view).collect())
     }
 
     /// What the caller may know of each contact, each once, sorted.
@@ -448,11 +359,20 @@ impl Presence {
         }
     }
 
-    fn deliver(&self, updates: &[Update]) {
-        if updates.is_empty() {
-            return;
-        }
+    /// Changes the table and tells those who are connected what is new, in one step: what is told of a user comes in
+    /// the order in which it came to be, and whoever connects meanwhile has it from the table or is told.
+    fn change_and_tell<T>(
+        &self,
+        change: impl FnOnce(&mut PresenceTable, &mut Vec<Update>) -> T,
+    ) -> T {
         let connected = self.connected();
+        let mut updates = Vec::new();
+        let done = change(&mut self.table(), &mut updates);
+        self.deliver(&connected, &updates);
+        done
+    }
+
+    fn deliver(&self, connected: &Connected, updates: &[Update]) {
         for update in updates {
             let Some(outboxes) = connected.get(&update.to) else { continue };
             let frame: Bytes =
@@ -464,29 +384,18 @@ impl Presence {
         }
     }
 
-    /// What waits for `viewer` about these users is taken back.
-    fn take_back(&self, viewer: &NodeId, about: &[NodeId]) {
-        let connected = self.connected();
-        for outbox in connected.get(viewer).into_iter().flatten().filter_map(Weak::upgrade) {
-            about.iter().for_each(|about| outbox.take_back(about));
-        }
+    // All three are whole between any two statements of their holders. Taken in this order: `connected`, `guests`,
+    // `table`.
+    fn connected(&self) -> MutexGuard<'_, Connected> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // Both are whole between any two statements of their holders, and `table` is always let go before
-    // `connected` is taken.
-    fn table(&self) -> std::sync::MutexGuard<'_, PresenceTable> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    // Taken before `table`.
-    fn guests(&self) -> std::sync::MutexGuard<'_, HashMap<(NodeId, NodeId), usize, RandomState>> {
+    fn guests(&self) -> MutexGuard<'_, Guests> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connected(
-        &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<NodeId, Vec<Weak<Outbox>>, RandomState>> {
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, PresenceTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now_ms(&self) -> u64 {
@@ -494,31 +403,16 @@ impl Presence {
     }
 }
 
-/// A user who lives elsewhere and hears of presence here.
-#[derive(Debug)]
-pub struct Guest {
-    presence: Arc<Presence>,
-    user: NodeId,
-    contacts: Vec<NodeId>,
-    /// Where it is told besides the user's connections here.
-    outbox: Option<Arc<Outbox>>,
+fn add_outbox(connected: &mut Connected, user: NodeId, outbox: &Arc<Outbox>) {
+    let outboxes = connected.entry(user).or_default();
+    outboxes.retain(|known| known.strong_count() > 0);
+    outboxes.push(Arc::downgrade(outbox));
 }
 
-impl Drop for Guest {
-    fn drop(&mut self) {
-        if let Some(outbox) = &self.outbox {
-            self.presence.disconnect(&self.user, outbox);
-        }
-        let mut guests = self.presence.guests();
-        let mut table = self.presence.table();
-        for contact in &self.contacts {
-            let Some(count) = guests.get_mut(&(self.user, *contact)) else { continue };
-            *count -= 1;
-            if *count == 0 {
-                guests.remove(&(self.user, *contact));
-                table.unwatch(self.user, *contact);
-            }
-        }
+/// What waits for `viewer` about these users is taken back.
+fn take_back(connected: &Connected, viewer: &NodeId, about: &[NodeId]) {
+    for outbox in connected.get(viewer).into_iter().flatten().filter_map(Weak::upgrade) {
+        about.iter().for_each(|about| outbox.take_back(about));
     }
 }
 

@@ -8,6 +8,7 @@ mod answers;
 mod ingest;
 mod moderation;
 mod owners;
+mod quotas;
 mod stats;
 mod topics;
 mod versions;
@@ -28,6 +29,7 @@ pub use watch::{Watch, WatchRequest, Watched};
 use crate::limits::{Buckets, Rate, Windows};
 use moderation::Censors;
 use owners::SpentChallenges;
+use quotas::Quotas;
 use topics::TopicCache;
 use versions::Versions;
 
@@ -45,6 +47,8 @@ pub struct SocialConfig {
     pub identity_bytes: Option<u64>,
     /// Events of one identity.
     pub identity_rate: Option<Rate>,
+    /// Events that an idle identity or address may send at once.
+    pub burst: u32,
     /// Events from one address.
     pub address_rate: Option<Rate>,
     /// How far ahead of the relay's clock a post may be and still be shown among the newest, milliseconds.
@@ -68,6 +72,7 @@ pub struct Social {
     spent: SpentChallenges,
     versions: Versions,
     censors: ArcSwap<Censors>,
+    quotas: Quotas,
     topics: TopicCache,
     room: Arc<Semaphore>,
     by_identity: Buckets<SystemKey>,
@@ -100,6 +105,7 @@ impl Social {
         secret: [u8; 32],
     ) -> Result<Self, StoreError> {
         let censors = Censors::of(store.social_censored().await?);
+        let quotas = Quotas::of(store.social_quotas().await?);
         Ok(Self {
             versions: Versions::new(store.social_last_version().await?),
             store,
@@ -108,6 +114,7 @@ impl Social {
             secret,
             spent: SpentChallenges::default(),
             censors: ArcSwap::from_pointee(censors),
+            quotas,
             topics: TopicCache::default(),
             room: Arc::new(Semaphore::new(ROOM_KIB)),
             by_identity: Buckets::new(REMEMBERED),

@@ -33,6 +33,9 @@ pub(crate) fn router(node: &Node) -> Router<Arc<Node>> {
         .route("/v1/social/moderate", post(admin::moderate))
         .route("/v1/social/usage", get(admin::usage))
         .route("/v1/social/purge", post(admin::purge))
+        .route("/v1/social/quotas", get(admin::quotas))
+        .route("/v1/social/quotas/set", post(admin::set_quota))
+        .route("/v1/social/quotas/remove", post(admin::remove_quota))
         .route("/v1/social/servers", get(admin::servers))
         .merge(paths());
     if social.prefix.is_empty() {

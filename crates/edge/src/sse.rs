@@ -233,7 +233,7 @@ impl Asked {
             }
             Self::Presence(who, contacts) => {
                 let outbox = subscriptions.outbox.clone();
-                let guest = node.presence.guest(who.user, contacts, &outbox)?;
+                let guest = node.listen_elsewhere(who.user, contacts, &outbox).await?;
                 subscriptions.keep(guest);
                 return Ok(None);
             }

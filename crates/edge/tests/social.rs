@@ -207,6 +207,80 @@ async fn quotas_refuse_whole_uploads_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn one_identity_may_have_a_quota_of_its_own() {
+    let config =
+        "[social]\nidentity_bytes = \"700B\"\nidentity_events_per_sec = 1000\nburst = 20\n";
+    let house = House::open(config).await;
+    let (alice, bob) = (Person::new(&house, 1), Person::new(&house, 2));
+    let long = || Draft::post(&"long ".repeat(200), None);
+    let operator = house.operator();
+    let ask =
+        async |path: &str, body: Value| operator.call::<Value>(Request::post(path, &body)).await;
+    let set = async |limits: Value| {
+        let mut body = limits;
+        body["system"] = alice.key.node_id().to_string().into();
+        ask("/v1/social/quotas/set", body).await
+    };
+    let limit = async || {
+        let usage = operator.call::<Value>(Request::get("/v1/social/usage")).await.unwrap();
+        let of_alice = usage["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|item| item["system"] == alice.key.node_id().to_string());
+        of_alice.unwrap()["bytes_limit"].clone()
+    };
+    assert_eq!(code(alice.try_write(long()).await.unwrap_err()), "quota_exceeded");
+    set(json!({ "bytes": 5_000 })).await.unwrap();
+    alice.write(long()).await;
+    assert_eq!(limit().await, 5_000);
+    assert_eq!(
+        code(bob.try_write(long()).await.unwrap_err()),
+        "quota_exceeded",
+        "others as before"
+    );
+    assert_eq!(
+        code(alice.try_write(Draft::post(&"long ".repeat(2_000), None)).await.unwrap_err()),
+        "quota_exceeded"
+    );
+    // Without a limit of bytes, but slow.
+    set(json!({ "bytes": 0, "events_per_sec": 1 })).await.unwrap();
+    assert_eq!(limit().await, Value::Null);
+    let mut refused = None;
+    for n in 0..2_000 {
+        if let Err(error) = alice.try_write(Draft::post(&n.to_string(), None)).await {
+            refused = Some(code(error));
+            break;
+        }
+    }
+    assert_eq!(refused.as_deref(), Some("rate_limited"));
+    let quotas: Value = operator.call(Request::get("/v1/social/quotas")).await.unwrap();
+    assert_eq!(
+        (&quotas["items"][0]["bytes"], &quotas["items"][0]["events_per_sec"]),
+        (&json!(0), &json!(1))
+    );
+    assert_eq!(quotas["items"].as_array().unwrap().len(), 1);
+
+    let house = house.reopen(config).await;
+    let operator = house.operator();
+    let quotas: Value = operator.call(Request::get("/v1/social/quotas")).await.unwrap();
+    assert_eq!(quotas["items"][0]["system"], alice.key.node_id().to_string());
+    let body = json!({ "system": alice.key.node_id() });
+    let remove = || Request::post("/v1/social/quotas/remove", &body);
+    operator.call::<Value>(remove()).await.unwrap();
+    assert!(operator.call::<Value>(remove()).await.is_err(), "there is none");
+    let nothing = Request::post("/v1/social/quotas/set", &json!({ "system": alice.key.node_id() }));
+    assert!(operator.call::<Value>(nothing).await.is_err(), "a quota limits something");
+    let stranger = house.client().key(key(1)).build().unwrap();
+    for request in [Request::get("/v1/social/quotas"), remove()] {
+        assert!(stranger.call::<Value>(request).await.is_err(), "for operators only");
+    }
+    let again = Person { client: house.client().build().unwrap(), ..alice };
+    assert_eq!(code(again.try_write(long()).await.unwrap_err()), "quota_exceeded");
+    house.close().await;
+}
+
+#[tokio::test]
 async fn a_relay_fills_itself_from_another() {
     let source = House::open("").await;
     let alice = Person::new(&source, 1);

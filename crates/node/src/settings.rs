@@ -225,6 +225,7 @@ pub(crate) fn social(config: &Config) -> SocialConfig {
     SocialConfig {
         identity_bytes: social.identity_bytes.map(|size| size.0),
         identity_rate: rate(social.identity_events_per_sec),
+        burst: narrow(social.burst),
         address_rate: rate(social.address_events_per_sec),
         future_ms: social.max_future.as_millis() as u64,
         mode: match social.moderation {

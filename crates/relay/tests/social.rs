@@ -73,3 +73,36 @@ fn an_operator_judges_hides_and_removes() {
         assert!(audit.contains(action), "{action} is not in the audit log");
     }
 }
+
+#[test]
+fn an_operator_gives_one_identity_a_quota() {
+    let relay =
+        Relay::configured("[node]\nid = \"gw_local\"\n[social]\nidentity_bytes = \"700B\"\n");
+    let long = "long ".repeat(200);
+    let first = relay.ok(["social", "post", "short", "--json"]).json();
+    let who = first["system"].as_str().unwrap();
+    assert_eq!(relay.run(["social", "post", &long]).code(), 9);
+    assert_eq!(
+        relay.run(["social", "quota", "set", who, "--bytes", "1GB"]).code(),
+        4,
+        "for operators only"
+    );
+    assert_eq!(relay.operator(["social", "quota", "set", who]).code(), 2, "of what?");
+    assert_eq!(relay.operator(["social", "quota", "set", who, "--bytes", "much"]).code(), 2);
+    assert_eq!(relay.operator(["social", "quota", "set", who, "--bytes", "1GB"]).code(), 0);
+    relay.ok(["social", "post", &long]);
+    let shown = relay.operator(["social", "quota", "show", who, "--json"]).json();
+    assert_eq!(
+        (&shown["items"][0]["system"], &shown["items"][0]["bytes"]),
+        (&who.into(), &1_000_000_000_u64.into())
+    );
+    assert_eq!(shown["items"][0]["events_per_sec"], serde_json::Value::Null);
+    assert_eq!(relay.operator(["social", "quota", "remove", who]).code(), 0);
+    assert_eq!(relay.operator(["social", "quota", "remove", who]).code(), 3, "there is none");
+    assert_eq!(relay.operator(["social", "quota"]).stdout, "");
+    assert_eq!(relay.run(["social", "post", &long]).code(), 9);
+    let audit = relay.operator(["audit", "tail", "--json"]).stdout;
+    for action in ["social.quota_set", "social.quota_remove"] {
+        assert!(audit.contains(action), "{audit}");
+    }
+}

@@ -42,7 +42,7 @@ pub use sessions::{
 pub use social::{
     Censored, ClaimsQuery, Count, IndexPage, IndexQuery, Ingest, IngestReport, Ingested,
     MAX_ANSWER_EVENTS, ModerationState, Note, Over, OverWhat, RefsQuery, SocialChange, SocialEvent,
-    SystemUsage, Waiting, Words,
+    SocialQuota, SystemUsage, Waiting, Words,
 };
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use store::Store;

@@ -12,6 +12,8 @@ mod log;
 mod migrate;
 mod names;
 mod pipeline;
+#[cfg(test)]
+mod plans;
 mod query;
 mod retention;
 mod sessions;

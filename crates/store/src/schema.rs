@@ -1,7 +1,7 @@
 //! The schema's version, one number for both stores.
 
 /// The schema that this program writes.
-pub const SCHEMA_VERSION: i64 = 10;
+pub const SCHEMA_VERSION: i64 = 11;
 
 /// What a database holds and what this program knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

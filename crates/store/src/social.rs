@@ -6,6 +6,7 @@
 mod admin;
 mod claims;
 mod deltas;
+mod quotas;
 mod read;
 mod refs;
 mod stored;
@@ -21,6 +22,7 @@ use relay_proto::polycentric::{
 
 pub use admin::{Censored, ModerationState, SystemUsage, Waiting};
 pub use claims::ClaimsQuery;
+pub use quotas::SocialQuota;
 pub use refs::{Count, RefsQuery};
 pub(crate) use words::rebuild as rebuild_words;
 
@@ -66,6 +68,8 @@ pub struct Ingest {
     pub events: Vec<Event>,
     /// Bytes of events that one system may hold.
     pub max_system_bytes: Option<u64>,
+    /// The same for systems that may hold more or less than others.
+    pub max_bytes_of: BTreeMap<SystemKey, Option<u64>>,
     /// What is noted of some of the events while moderation is on.
     pub notes: BTreeMap<EventKey, Note>,
 }
@@ -198,6 +202,8 @@ pub(crate) enum SocialOp {
         refuse: bool,
     },
     Uncensor(Censored),
+    SetQuota(SocialQuota),
+    RemoveQuota(SystemKey),
     ClaimHandle {
         system: SystemKey,
         handle: String,
@@ -224,6 +230,8 @@ pub(crate) async fn apply<S: Sql>(sql: &S, op: SocialOp) -> Result<SocialDone> {
         SocialOp::Purge(system) => admin::purge_some(sql, system).await,
         SocialOp::Censor { what, refuse } => admin::censor(sql, &what, refuse).await,
         SocialOp::Uncensor(what) => admin::uncensor(sql, &what).await,
+        SocialOp::SetQuota(quota) => quotas::set(sql, &quota).await,
+        SocialOp::RemoveQuota(system) => quotas::remove(sql, system).await,
         SocialOp::ClaimHandle { system, handle } => admin::claim_handle(sql, system, &handle).await,
         SocialOp::Moderate { seq, state, tags } => admin::moderate(sql, seq, state, &tags).await,
     }
@@ -260,6 +268,21 @@ impl Store {
     /// Takes a censorship back; false where there was none.
     pub async fn social_uncensor(&self, what: Censored) -> Result<(bool, IngestReport)> {
         self.social_change(SocialOp::Uncensor(what)).await
+    }
+
+    /// Sets what one system may, in place of an older quota of it.
+    pub async fn social_set_quota(&self, quota: SocialQuota) -> Result<()> {
+        self.social_change(SocialOp::SetQuota(quota)).await.map(drop)
+    }
+
+    /// Takes a system's quota back; false where there was none.
+    pub async fn social_remove_quota(&self, system: SystemKey) -> Result<bool> {
+        self.social_change(SocialOp::RemoveQuota(system)).await.map(|(there, _)| there)
+    }
+
+    /// The quotas of single systems, by their keys.
+    pub async fn social_quotas(&self) -> Result<Vec<SocialQuota>> {
+        read!(self, sql => quotas::all(sql))
     }
 
     /// Gives a system a handle in place of its former one; false where another system has it.

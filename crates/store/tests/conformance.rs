@@ -14,6 +14,8 @@ mod events;
 mod leases;
 #[path = "conformance/mail.rs"]
 mod mail;
+#[path = "conformance/profile.rs"]
+mod profile;
 #[path = "conformance/query.rs"]
 mod query;
 #[path = "conformance/restart.rs"]
@@ -24,6 +26,8 @@ mod retention;
 mod sessions;
 #[path = "conformance/social.rs"]
 mod social;
+#[path = "conformance/social_limits.rs"]
+mod social_limits;
 #[path = "conformance/social_model.rs"]
 mod social_model;
 
@@ -89,7 +93,8 @@ on_each_store![
     social::texts_are_found_while_they_are_current,
     social::topics_are_counted_by_the_hour,
     social::operators_and_owners_are_obeyed,
-    social::what_an_identity_may_hold_is_bounded,
+    social_limits::single_identities_have_quotas_of_their_own,
+    social_limits::what_an_identity_may_hold_is_bounded,
     social::a_large_purge_tells_every_change,
     social_model::answers_are_those_of_a_naive_model,
     sessions::a_revocation_beats_sessions_that_start_beside_it,
@@ -104,9 +109,9 @@ on_each_store![
     mail::a_stranger_gets_the_last_resort_alone,
     mail::a_welcome_of_another_home_needs_its_key_package,
     mail::devices_are_pushed_to_where_they_said_last,
-    chat::one_commit_wins_each_epoch,
-    chat::a_bundle_is_all_or_nothing,
-    chat::a_key_package_is_handed_out_once,
-    chat::full_and_expired_pools,
+    profile::one_commit_wins_each_epoch,
+    profile::a_bundle_is_all_or_nothing,
+    profile::a_key_package_is_handed_out_once,
+    profile::full_and_expired_pools,
     chat::vaults_blobs_and_users,
 ];

@@ -62,13 +62,13 @@ impl Social {
         if let (Some(rate), Some(address)) = (self.config.address_rate, address) {
             self.by_address.take(address, rate, count, now_ns).map_err(limited)?;
         }
-        let Some(rate) = self.config.identity_rate else { return Ok(()) };
         let mut counts: BTreeMap<SystemKey, u32> = BTreeMap::new();
         for event in events {
             *counts.entry(event.system()).or_default() += 1;
         }
         let mut taken: Vec<(SystemKey, Rate, u32)> = Vec::new();
         for (system, count) in counts {
+            let Some(rate) = self.quotas.rate(&system, &self.config) else { continue };
             if let Err(exceeded) = self.by_identity.take(system, rate, count, now_ns) {
                 // A refused request costs nobody anything.
                 for (system, rate, count) in taken {
@@ -92,7 +92,9 @@ impl Social {
             })
             .collect();
         let waits = notes.values().any(|note| note.state == ModerationState::Waiting);
-        let given = Ingest { events, max_system_bytes: self.config.identity_bytes, notes };
+        let max_bytes_of = self.quotas.bytes_of(&events);
+        let max_system_bytes = self.config.identity_bytes;
+        let given = Ingest { events, max_system_bytes, max_bytes_of, notes };
         match self.store.social_ingest(given).await.map_err(|error| store_problem(&error))? {
             Ingested::Done(report) => {
                 self.stats.stored.fetch_add(report.stored as u64, Relaxed);

@@ -548,6 +548,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     get(
         "social",
+        "/v1/social/quotas",
+        "What single identities may hold and write; for admins",
+        &[("system", "one identity")],
+        &[(200, "Object")],
+    ),
+    get(
+        "social",
         "/v1/social/servers",
         "Whom the relay follows on other servers",
         &[],
@@ -581,6 +588,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "PurgeBody",
         &[(200, "Object")],
     ),
+    post("social", "/v1/social/quotas/set", "Set one; for admins", "QuotaBody", &[(200, "Object")]),
+    post("social", "/v1/social/quotas/remove", "For admins", "NoQuotaBody", &[(200, "Object")]),
     get("socket", "/v1/ws", "A WebSocket that carries every area in frames", &[], &[(101, "")]),
     get("socket", "/v1/stream", "The same", &[], &[(101, "")]),
 ];

@@ -57,6 +57,8 @@ pub(super) fn components() -> Components {
         .schema_from::<social::CensorBody>()
         .schema_from::<social::ModerateBody>()
         .schema_from::<social::PurgeBody>()
+        .schema_from::<social::QuotaBody>()
+        .schema_from::<social::NoQuotaBody>()
         .schema_from::<Whoami>()
         .schema_from::<federation::PeerBody>()
         .schema_from::<federation::JoinBody>()

@@ -13,7 +13,7 @@ use relay_proto::{
     NodeId, Problem,
     polycentric::{Body, EventKey, ModerationTag, ProcessId, SystemKey},
 };
-use relay_store::{Censored, ModerationState};
+use relay_store::{Censored, ModerationState, SocialQuota};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -53,6 +53,20 @@ pub(crate) struct ModerateBody {
 
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct PurgeBody {
+    system: String,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct QuotaBody {
+    system: String,
+    /// Bytes of events that are held; absent: as for all; 0: no limit.
+    bytes: Option<u64>,
+    /// Events a second in the long run; absent: as for all; 0: no limit.
+    events_per_sec: Option<u32>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct NoQuotaBody {
     system: String,
 }
 
@@ -140,7 +154,7 @@ pub(crate) async fn usage(State(node): State<Arc<Node>>, request: Request) -> Re
                 "processes": usage.processes,
                 "events": usage.events,
                 "bytes": usage.bytes,
-                "bytes_limit": config.identity_bytes,
+                "bytes_limit": node.social.bytes_limit(&usage.system),
             })
         })
         .collect();
@@ -155,6 +169,47 @@ pub(crate) async fn usage(State(node): State<Arc<Node>>, request: Request) -> Re
         },
     });
     Ok(no_store(StatusCode::OK, &answer))
+}
+
+/// `GET /v1/social/quotas?system=`: identities that may hold or write more or less than all.
+pub(crate) async fn quotas(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (_, parts, _) = admin(&node, request).await?;
+    let params = Params::parse(parts.uri.query())?;
+    let one = params.get("system").map(system).transpose()?;
+    let mut quotas = node.social.quotas();
+    quotas.retain(|quota| one.is_none_or(|one| one == quota.system));
+    let items: Vec<Value> = quotas.iter().map(quota_value).collect();
+    Ok(no_store(StatusCode::OK, &json!({ "items": items })))
+}
+
+/// `POST /v1/social/quotas/set`.
+pub(crate) async fn set_quota(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (caller, _, bytes) = admin(&node, request).await?;
+    let asked: QuotaBody = body::parse(&bytes)?;
+    let system = system(&asked.system)?;
+    let quota = node.social.set_quota(system, asked.bytes, asked.events_per_sec).await?;
+    let detail = json!({ "bytes": quota.bytes, "events_per_sec": quota.events_per_sec });
+    let who = caller.principal.to_string();
+    node.audit.done(&who, "social.quota_set", &asked.system, Some(detail)).await?;
+    Ok(no_store(StatusCode::OK, &quota_value(&quota)))
+}
+
+/// `POST /v1/social/quotas/remove`.
+pub(crate) async fn remove_quota(State(node): State<Arc<Node>>, request: Request) -> Reply {
+    let (caller, _, bytes) = admin(&node, request).await?;
+    let asked: NoQuotaBody = body::parse(&bytes)?;
+    node.social.remove_quota(system(&asked.system)?).await?;
+    act(&node, &caller, "social.quota_remove", &asked.system).await?;
+    Ok(no_store(StatusCode::OK, &json!({})))
+}
+
+fn quota_value(quota: &SocialQuota) -> Value {
+    json!({
+        "system": quota.system.to_string(),
+        "bytes": quota.bytes,
+        "events_per_sec": quota.events_per_sec,
+        "set_at_ms": quota.set_at_ms,
+    })
 }
 
 /// `POST /v1/social/moderate`.

@@ -1,15 +1,16 @@
 //! Blocks, contacts and presence of users whose homes are different relays.
 
-use std::cell::Cell;
+use std::{cell::Cell, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use relay_core::fanout::{Item, Outbox, OutboxLimits};
 use serde_json::{Value, json};
 
 use crate::{
     FREE,
-    person::Person,
+    person::{Person, hears},
     support::{
-        House, PATIENCE, Socket,
+        House, PATIENCE,
         pair::{Pair, Trio},
     },
 };
@@ -83,9 +84,13 @@ async fn who_is_blocked_is_blocked_at_every_home() {
     alice.create(&pair.edge, "room", &[]).await;
     let target = json!({ "conv_id": "room", "members": [bob.id()] });
     assert!(is_blocked(&alice, &pair.edge, "/v1/rooms/invite", target.clone()).await);
-    // It outlives the relay that was told, and ends when he says so.
+    // It outlives the relay that was told and the one that told it, and ends when he says so.
     let pair = pair.restart_edge().await;
     assert!(is_blocked(&alice, &pair.edge, "/v1/rooms/invite", target.clone()).await);
+    let pair = pair.restart_home().await;
+    assert!(is_blocked(&alice, &pair.edge, "/v1/rooms/invite", target.clone()).await);
+    assert!(is_blocked(&bob, &pair.home, "/v1/dms/create", dm(&alice, 4)).await);
+    pair.holds().await;
     pair.cut();
     bob.ok(&pair.home, "/v1/presence/unblock", contacts(&[&alice])).await;
     until("she may invite him", async || {
@@ -128,17 +133,6 @@ async fn who_is_blocked_brings_nobody_into_a_room_of_a_third_home() {
     let message = json!({ "v": 1, "t": "conv.send", "body": {
         "conv_id": "third", "msg_id": "m", "env": "e" } });
     assert_eq!(bob.post(&trio.other, "/v1/inbox", message).await.status, 403);
-}
-
-/// Waits for news of a user that say this.
-async fn hears(socket: &mut Socket, about: &Person, status: &str) {
-    loop {
-        let update = socket.expect("presence.update").await;
-        let said = (&update["body"]["user_id"], &update["body"]["status"]);
-        if said == (&json!(about.id()), &json!(status)) {
-            return;
-        }
-    }
 }
 
 async fn lease(who: &Person, house: &House, invisible: bool) {
@@ -194,4 +188,51 @@ async fn contacts_see_each_other_whichever_relay_they_come_in_by() {
     drop(at_hub);
     let carol = Person::login(&trio.other, 3, "d").await;
     see_each_other((&carol, &trio.other), (&bob, &trio.other)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_home_speaks_for_those_who_live_there_alone() {
+    // Alice and Carol live at the hub, and Alice comes in by an edge; Bob lives at the other edge.
+    let trio = Trio::open(FREE, &format!("{FREE}user_home = \"home-b\"\n"), FREE).await;
+    let alice = Person::login(&trio.edge, 1, "d").await;
+    let bob = Person::login(&trio.other, 2, "d").await;
+    let carol = Person::login(&trio.home, 3, "d").await;
+    alice.ok(&trio.edge, "/v1/presence/watch", contacts(&[&bob, &carol])).await;
+    bob.ok(&trio.other, "/v1/presence/watch", contacts(&[&alice])).await;
+    carol.ok(&trio.home, "/v1/presence/watch", contacts(&[&alice])).await;
+    lease(&carol, &trio.home, false).await;
+    let _connected = bob.socket(&trio.other).await;
+    let hub = &trio.home.node;
+    until("Bob's relay asks the hub for Alice", async || {
+        hub.presence.watchlist(&bob.id()).contains(&alice.id())
+    })
+    .await;
+    let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
+    let _guest = hub.listen_elsewhere(alice.id(), None, &outbox).await.unwrap();
+    let mut told = Vec::new();
+    outbox.take(usize::MAX, &mut told);
+    let about = told.iter().map(|item| match item {
+        Item::State { about, .. } => *about,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(about.collect::<Vec<_>>(), [carol.id()], "of Bob the hub knows nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_watched_before_they_first_came_is_seen_once_they_do() {
+    let pair = Pair::open(FREE, FREE).await;
+    let alice = Person::login(&pair.edge, 1, "d").await;
+    let bob = crate::person::id(2);
+    alice.ok(&pair.edge, "/v1/presence/watch", json!({ "contacts": [bob] })).await;
+    lease(&alice, &pair.edge, false).await;
+    let mut near = alice.socket(&pair.edge).await;
+    // No relay knows him now.
+    let asked = alice.ok(&pair.edge, "/v1/presence/status", json!({ "contacts": [bob] })).await;
+    assert_eq!(asked["statuses"][0]["status"], "unavailable");
+    let bob = Person::login(&pair.home, 2, "d").await;
+    bob.ok(&pair.home, "/v1/presence/watch", contacts(&[&alice])).await;
+    lease(&bob, &pair.home, false).await;
+    let mut far = bob.socket(&pair.home).await;
+    hears(&mut far, &alice, "online").await;
+    hears(&mut near, &bob, "online").await;
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     FREE,
-    person::Person,
+    person::{Person, hears},
     support::{House, pair::Pair},
 };
 
@@ -317,6 +317,34 @@ async fn an_invited_user_of_another_home_finds_the_conversation_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_whom_nobody_knows_hold_up_nobody_elses_mail() {
+    const UNKNOWN: u16 = 400;
+    let pair = two_homes().await;
+    let alice = Person::login(&pair.edge, 1, "d").await;
+    let bob = Person::login(&pair.home, 2, "d").await;
+    let nobody = |n: u16| {
+        let mut seed = [7; 32];
+        seed[..2].copy_from_slice(&n.to_be_bytes());
+        relay_proto::SigningKey::from_seed(seed).node_id()
+    };
+    let members: Vec<_> = (0..UNKNOWN).map(nobody).collect();
+    let room = json!({ "conv_id": "ours", "members": members });
+    alice.ok(&pair.edge, "/v1/rooms/create", room).await;
+    let invite = json!({ "conv_id": "ours", "members": [bob.id()] });
+    alice.ok(&pair.edge, "/v1/rooms/invite", invite).await;
+    until(&bob, &pair.home, "/v1/conversations", |list| list["items"][0]["conv_id"] == "ours")
+        .await;
+    // Theirs waits for them.
+    let waiting = async || pair.edge.node.store.mail_users(None, 1_000).await.unwrap().len();
+    let only_theirs = async {
+        while waiting().await != usize::from(UNKNOWN) {
+            pause().await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, only_theirs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_removed_is_not_listed_any_longer() {
     let pair = two_homes().await;
     let bob = Person::login(&pair.home, 2, "d").await;
@@ -423,11 +451,7 @@ async fn contacts_of_other_homes_see_each_other() {
     let mut stranger = carol.socket(&pair.edge).await;
     let lease = json!({ "device_id": "d", "ttl_seconds": 60 });
     bob.ok(&pair.home, "/v1/presence/lease", lease.clone()).await;
-    let update = near.expect("presence.update").await;
-    assert_eq!(
-        (&update["body"]["user_id"], &update["body"]["status"]),
-        (&json!(bob.id()), &json!("online"))
-    );
+    hears(&mut near, &bob, "online").await;
     let status = alice.ok(&pair.edge, "/v1/presence/status", watch(&bob)).await;
     assert_eq!(status["statuses"][0]["status"], "online");
     let status = carol.ok(&pair.edge, "/v1/presence/status", watch(&bob)).await;
@@ -437,12 +461,7 @@ async fn contacts_of_other_homes_see_each_other() {
     pair.linked().await;
     let invisible = json!({ "device_id": "d", "ttl_seconds": 60, "invisible": true });
     bob.ok(&pair.home, "/v1/presence/lease", invisible).await;
-    loop {
-        let update = near.expect("presence.update").await;
-        if update["body"]["status"] == "offline" {
-            break;
-        }
-    }
+    hears(&mut near, &bob, "offline").await;
     bob.ok(&pair.home, "/v1/presence/block", watch(&alice)).await;
     bob.ok(
         &pair.home,
@@ -452,10 +471,20 @@ async fn contacts_of_other_homes_see_each_other() {
     .await;
     let status = alice.ok(&pair.edge, "/v1/presence/status", watch(&bob)).await;
     assert_eq!(status["statuses"][0]["status"], "unavailable");
-    for socket in [&mut near, &mut stranger] {
-        socket.ask("ping", "p", json!({})).await;
-        socket.expect("pong").await;
+    // The way back may have told once more how it was before.
+    near.ask("ping", "p", json!({})).await;
+    loop {
+        let frame = near.next().await;
+        if frame["t"] == "pong" {
+            break;
+        }
+        assert_eq!(
+            (&frame["t"], &frame["body"]["status"]),
+            (&json!("presence.update"), &json!("offline"))
+        );
     }
+    stranger.ask("ping", "p", json!({})).await;
+    stranger.expect("pong").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,6 +108,17 @@ pub fn is_unreachable(answer: &Raw) -> bool {
         && matches!(answer.code().as_str(), "home_unreachable" | "timeout")
 }
 
+/// Waits for news of a user that say this.
+pub async fn hears(socket: &mut Socket, about: &Person, status: &str) {
+    loop {
+        let update = socket.expect("presence.update").await;
+        let said = (&update["body"]["user_id"], &update["body"]["status"]);
+        if said == (&json!(about.id()), &json!(status)) {
+            return;
+        }
+    }
+}
+
 pub fn id(n: u8) -> NodeId {
     key(n).node_id()
 }

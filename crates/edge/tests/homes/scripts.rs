@@ -101,6 +101,8 @@ async fn scripts_follow_namespaces_where_the_home_is() {
     for n in 1..=12 {
         match n {
             4 | 7 => pair.cut(),
+            // A home that comes back is followed on from where it was.
+            5 | 12 => pair = pair.restart_home().await,
             // What comes while the script is away it finds when it is back.
             10 => {
                 pair = pair.restart_edge().await;

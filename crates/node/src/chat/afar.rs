@@ -119,9 +119,7 @@ impl Node {
         if let Some(home) = self.afar.users.get(&user, self.now_ms()) {
             return Ok(Some(home));
         }
-        let here = self.store.is_home_user(user).await.map_err(|error| store_problem(&error))?;
-        if here {
-            self.afar.users.put(user, Home::Here, self.now_ms());
+        if self.lives_here(user).await? {
             return Ok(Some(Home::Here));
         }
         if self.afar.is_alone() {
@@ -137,6 +135,26 @@ impl Node {
             self.afar.users.put(user, home.clone(), self.now_ms());
             home
         }))
+    }
+
+    /// Whether a user lives here.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn lives_here(&self, user: NodeId) -> Result<bool, Problem> {
+        if let Some(home) = self.afar.users.get(&user, self.now_ms()) {
+            return Ok(home == Home::Here);
+        }
+        let here = self.store.is_home_user(user).await.map_err(|error| store_problem(&error))?;
+        if here {
+            self.afar.users.put(user, Home::Here, self.now_ms());
+        }
+        Ok(here)
+    }
+
+    /// Whether it is remembered where a user lives.
+    pub(super) fn is_home_known(&self, user: &NodeId) -> bool {
+        self.afar.users.get(user, self.now_ms()).is_some()
     }
 
     /// Where the user of a session lives. Who lives nowhere yet settles at `chat.user_home`, or here.
@@ -166,7 +184,8 @@ impl Node {
             .map(|user| async move { (user, self.home_of_user(user).await) })
             .buffer_unordered(ASKED_AT_ONCE);
         let away = homes.filter_map(|(user, home)| {
-            let is_away = matches!(home, Ok(Some(Home::At(_))) | Err(_));
+            // Whom nobody knows now may live at a relay that has no link now.
+            let is_away = !matches!(home, Ok(Some(Home::Here)));
             std::future::ready(is_away.then_some(user))
         });
         away.collect().await

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::StreamExt;
 use relay_core::failure::store_problem;
 use relay_proto::{
     Code, NodeId, Problem, RelayId,
@@ -20,7 +21,7 @@ use relay_store::chat::{BlockHeard, MailTake, MailTaken};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::afar::Home;
+use super::afar::{ASKED_AT_ONCE, Home};
 use crate::{homes::wire::Carried, node::Node};
 
 /// Pieces of mail that are looked at, and sent, at once.
@@ -29,8 +30,14 @@ const BATCH: u64 = 64;
 const MAX_BYTES: usize = 512 << 10;
 /// The waits after which a user's home is looked for, or asked, again.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
-/// Users that are waited for at once; the mail of others comes after theirs.
-const MAX_DEFERRED: usize = 256;
+/// Users that are waited for longer and longer; others whom nobody knows are looked for in each round.
+const MAX_DEFERRED: usize = 10_000;
+/// Users with mail that are looked at together.
+const USERS: u64 = 64;
+/// How often these are brought some mail before others have their turn.
+const TURNS: u32 = 16;
+/// How long a user's home is looked for.
+const LOOKED_FOR: Duration = Duration::from_secs(5);
 /// Mail that nobody took for so long is deleted, milliseconds.
 const KEPT_MS: u64 = 30 * 86_400_000;
 /// What a user's home is called where it acts for them.
@@ -169,49 +176,65 @@ fn notice_others(node: &Node) {
 }
 
 async fn bring_all(node: &Arc<Node>, deferred: &mut Deferred) -> Result<(), Problem> {
-    loop {
-        let now = Instant::now();
-        let waiting = deferred.iter().filter(|(_, (until, _))| *until > now);
-        let except: Vec<NodeId> = waiting.map(|(user, _)| *user).collect();
-        if except.len() >= MAX_DEFERRED {
-            return Ok(());
-        }
-        let mail = node.store.waiting_mail(except, BATCH).await;
-        let mail = mail.map_err(|error| store_problem(&error))?;
-        if mail.is_empty() {
-            let old = node.now_ms().saturating_sub(KEPT_MS);
-            deferred.retain(|_, (until, _)| *until > now);
-            return node
-                .store
-                .delete_mail(Vec::new(), old)
-                .await
-                .map_err(|error| store_problem(&error));
-        }
-        bring(node, mail, deferred).await?;
-    }
+    while !bring_round(node, deferred).await? {}
+    let old = node.now_ms().saturating_sub(KEPT_MS);
+    node.store.delete_mail(Vec::new(), old).await.map_err(|error| store_problem(&error))
 }
 
-/// Brings some mail; users whose mail cannot be brought are deferred.
+/// Looks at everybody's mail once, so that nobody's is behind that of users whom nobody knows. Whether nothing is left
+/// but mail that has to wait.
+async fn bring_round(node: &Arc<Node>, deferred: &mut Deferred) -> Result<bool, Problem> {
+    let began = Instant::now();
+    let mut is_done = true;
+    let mut after = None;
+    loop {
+        let users = node.store.mail_users(after, USERS).await;
+        let mut users = users.map_err(|error| store_problem(&error))?;
+        let Some(last) = users.last() else { break };
+        after = Some(*last);
+        let waits = |user: &NodeId| deferred.get(user).is_some_and(|(until, _)| *until > began);
+        users.retain(|user| !waits(user));
+        for turn in 0.. {
+            let mail = node.store.mail_of(users.clone(), BATCH).await;
+            let mail = mail.map_err(|error| store_problem(&error))?;
+            if mail.is_empty() {
+                break;
+            }
+            if turn == TURNS {
+                is_done = false;
+                break;
+            }
+            let left = bring(node, mail, deferred).await?;
+            users.retain(|user| !left.contains(user));
+        }
+    }
+    // Whoever was due and is not deferred again has no mail.
+    deferred.retain(|_, (until, _)| *until > began);
+    Ok(is_done)
+}
+
+/// Brings some mail. Gives the users whose mail cannot be brought now; they are deferred.
 async fn bring(
     node: &Arc<Node>,
     mail: Vec<NumberedMail>,
     deferred: &mut Deferred,
-) -> Result<(), Problem> {
+) -> Result<HashSet<NodeId>, Problem> {
+    let users: HashSet<NodeId> = mail.iter().map(|item| item.user_id).collect();
+    let look = |user: NodeId| async move {
+        let home = tokio::time::timeout(LOOKED_FOR, node.home_of_user(user)).await;
+        (user, home.ok().and_then(Result::ok).flatten())
+    };
+    let homes = futures_util::stream::iter(users).map(look).buffer_unordered(ASKED_AT_ONCE);
+    let homes: HashMap<NodeId, Option<Home>> = homes.collect().await;
+    let mut left = HashSet::new();
     let mut here = Vec::new();
     let mut bags: Vec<(RelayId, Vec<NumberedMail>)> = Vec::new();
-    let mut homes: HashMap<NodeId, Option<Home>> = HashMap::new();
     for item in mail {
         let user = item.user_id;
-        let home = match homes.get(&user) {
-            Some(home) => home.clone(),
+        match homes.get(&user).cloned().flatten() {
             None => {
-                let home = node.home_of_user(user).await.ok().flatten();
-                homes.insert(user, home.clone());
-                home
+                left.insert(user);
             }
-        };
-        match home {
-            None => defer(deferred, user),
             Some(Home::Here) => here.push(item),
             Some(Home::At(home)) => match bags.iter_mut().find(|(known, _)| *known == home) {
                 Some((_, items)) => items.push(item),
@@ -221,10 +244,18 @@ async fn bring(
     }
     let mut taken = Vec::new();
     if !here.is_empty() {
+        let users: Vec<NodeId> = here.iter().map(|item| item.user_id).collect();
         taken.extend(node.take_mail(None, here).await?.taken);
+        let is_taken = |user: &NodeId| taken.iter().any(|(known, _)| known == user);
+        left.extend(users.into_iter().filter(|user| !is_taken(user)));
     }
     for (home, items) in bags {
-        for items in parts(items) {
+        for mut items in parts(items) {
+            // What comes later does not overtake what could not be brought.
+            items.retain(|item| !left.contains(&item.user_id));
+            if items.is_empty() {
+                continue;
+            }
             let users: Vec<NodeId> = items.iter().map(|item| item.user_id).collect();
             let joined: HashMap<(NodeId, u64), ConvId> = items.iter().filter_map(joined).collect();
             let mut receipt = send(node, &home, items).await.unwrap_or_else(|problem| {
@@ -244,13 +275,15 @@ async fn bring(
                 } else {
                     // Perhaps the user lives elsewhere by now.
                     node.forget_home(&user);
-                    defer(deferred, user);
+                    left.insert(user);
                 }
             }
             taken.extend(receipt.taken);
         }
     }
-    node.store.delete_mail(taken, 0).await.map_err(|error| store_problem(&error))
+    left.iter().for_each(|user| defer(deferred, *user));
+    node.store.delete_mail(taken, 0).await.map_err(|error| store_problem(&error))?;
+    Ok(left)
 }
 
 async fn send(
@@ -303,6 +336,9 @@ fn parts(items: Vec<NumberedMail>) -> Vec<Vec<NumberedMail>> {
 
 fn defer(deferred: &mut Deferred, user: NodeId) {
     let now = Instant::now();
+    if deferred.len() >= MAX_DEFERRED && !deferred.contains_key(&user) {
+        return;
+    }
     let (until, wait) = deferred.entry(user).or_insert((now, WAITS.0));
     if *until <= now {
         *until = now + *wait;

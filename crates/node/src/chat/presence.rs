@@ -4,7 +4,7 @@
 //! on the user's own grant. The contact's home decides; what it says goes to the user's connections like news of here.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use std::{
 use ahash::RandomState;
 use bytes::Bytes;
 use futures_util::{StreamExt, future::join_all};
-use relay_core::fanout::Outbox;
+use relay_core::{fanout::Outbox, presence::Guest};
 use relay_proto::{NodeId, Problem, RelayId, conv::Caller};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -52,6 +52,8 @@ pub(super) struct Watching(Mutex<HashMap<NodeId, Watcher, RandomState>>);
 #[derive(Debug)]
 struct Watcher {
     connections: usize,
+    /// Contacts whose home was not found.
+    unknown: HashSet<NodeId, RandomState>,
     changed: Arc<Notify>,
     over: CancellationToken,
 }
@@ -82,6 +84,22 @@ impl Watching {
         // Whole between any two of its statements.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Notes which contacts of a user cannot be found now.
+    fn set_unknown(&self, user: &NodeId, contacts: impl Iterator<Item = NodeId>) {
+        if let Some(watcher) = self.lock().get_mut(user) {
+            watcher.unknown = contacts.collect();
+        }
+    }
+
+    /// A contact has a home: where the user could not find them, they are looked for again.
+    fn turned_up(&self, user: &NodeId, contact: &NodeId) {
+        if let Some(watcher) =
+            self.lock().get(user).filter(|watcher| watcher.unknown.contains(contact))
+        {
+            watcher.changed.notify_one();
+        }
+    }
 }
 
 impl Node {
@@ -92,8 +110,12 @@ impl Node {
         let mut watching = self.afar.watching.lock();
         let alone = self.afar.is_alone();
         let watcher = watching.entry(user).or_insert_with(|| {
-            let watcher =
-                Watcher { connections: 0, changed: Arc::default(), over: CancellationToken::new() };
+            let watcher = Watcher {
+                connections: 0,
+                unknown: HashSet::default(),
+                changed: Arc::default(),
+                over: CancellationToken::new(),
+            };
             if !alone {
                 let run = run(
                     self.clone(),
@@ -108,6 +130,33 @@ impl Node {
         watcher.connections += 1;
         drop(watching);
         Listening { node: self.clone(), user, outbox: outbox.clone() }
+    }
+
+    /// What a user who is connected to another relay may know goes into the outbox, as long as the answer lives.
+    /// `contacts` are whom a user watches who lives elsewhere; of one who lives here it is known.
+    ///
+    /// # Errors
+    /// `limit_exceeded`; the store's.
+    pub async fn listen_elsewhere(
+        &self,
+        user: NodeId,
+        contacts: Option<Vec<NodeId>>,
+        outbox: &Arc<Outbox>,
+    ) -> Result<Guest, Problem> {
+        let Some(contacts) = contacts else {
+            // Of contacts who live elsewhere their homes are asked: here they look as if they were never there.
+            let mut residents = Vec::new();
+            for contact in self.presence.watchlist(&user) {
+                if self.lives_here(contact).await? {
+                    residents.push(contact);
+                }
+            }
+            return Ok(self.presence.resident_elsewhere(user, &residents, outbox));
+        };
+        let guest = self.presence.guest(user, contacts.clone(), outbox)?;
+        // Whoever looked for them before they were anywhere finds them now.
+        contacts.iter().for_each(|contact| self.afar.watching.turned_up(contact, &user));
+        Ok(guest)
     }
 
     /// Whom a user watches who lives at another home.
@@ -187,6 +236,10 @@ async fn whereabouts(node: &Arc<Node>, caller: &Caller) -> Whereabouts {
             Vec::new()
         }),
     };
+    // Whoever turns up while they are looked for is looked for once more.
+    let is_unknown = |contact: &NodeId| !node.is_home_known(contact);
+    node.afar.watching.set_unknown(&caller.user, contacts.iter().copied().filter(is_unknown));
+    let mut unknown = Vec::new();
     let mut homes = futures_util::stream::iter(contacts)
         .map(|contact| async move { (contact, node.home_of_user(contact).await) })
         .buffer_unordered(LOOKED_FOR);
@@ -196,10 +249,12 @@ async fn whereabouts(node: &Arc<Node>, caller: &Caller) -> Whereabouts {
                 found.away.entry(home).or_default().get_or_insert_default().push(contact);
             }
             Ok(Some(Home::Here)) if own.is_some() => found.here.push(contact),
-            Ok(_) => {}
+            Ok(Some(_)) => {}
+            Ok(None) => unknown.push(contact),
             Err(_) => found.is_part = true,
         }
     }
+    node.afar.watching.set_unknown(&caller.user, unknown.into_iter());
     found.away.extend(own.map(|home| (home, None)));
     found
 }

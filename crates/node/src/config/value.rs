@@ -156,6 +156,16 @@ impl fmt::Display for Size {
     }
 }
 
+impl std::str::FromStr for Size {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_units(text, &SIZE_UNITS).map(Self).ok_or(SIZE_WANTED)
+    }
+}
+
+const SIZE_WANTED: &str = "a size such as \"512B\", \"128KiB\", \"64MB\", \"10GB\"";
+
 const SIZE_UNITS: [(&str, u64); 7] = [
     ("B", 1),
     ("KB", 1_000),
@@ -170,9 +180,8 @@ impl Setting for Size {
     const NONE: &str = "0";
 
     fn read(node: &Node, reader: &mut Reader) -> Option<Self> {
-        const WANTED: &str = "a size such as \"512B\", \"128KiB\", \"64MB\", \"10GB\"";
-        let text = reader.text(node, WANTED)?;
-        parse_units(text, &SIZE_UNITS).map(Self).or_else(|| reader.wrong(node, WANTED))
+        let text = reader.text(node, SIZE_WANTED)?;
+        text.parse().ok().or_else(|| reader.wrong(node, SIZE_WANTED))
     }
 
     fn show(&self) -> toml::Value {

@@ -2,6 +2,7 @@
 
 mod images;
 mod operator;
+mod quota;
 mod read;
 mod show;
 mod transfer;
@@ -91,6 +92,9 @@ enum Verb {
     /// For operators: how much identities hold, and how much they may
     #[command(after_help = operator::USAGE_EXAMPLES)]
     Usage(operator::Usage),
+    /// For operators: what single identities may hold and write, in place of what all may
+    #[command(after_help = quota::EXAMPLES)]
+    Quota(quota::Quota),
     /// Write everything that the relay holds of you to a file
     #[command(after_help = transfer::EXAMPLES)]
     Export(transfer::Export),
@@ -123,6 +127,7 @@ impl SocialGroup {
             Verb::Hide(judge) => judge.run(app, false).await,
             Verb::Purge(purge) => purge.run(app).await,
             Verb::Usage(usage) => usage.run(app).await,
+            Verb::Quota(quota) => quota.run(app).await,
             Verb::Export(export) => export.run(app).await,
             Verb::Import(import) => import.run(app).await,
         }

@@ -78,6 +78,10 @@ impl Relay {
         nix::sys::signal::kill(pid, signal).unwrap();
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the relay to end by itself.
     pub fn ended(&mut self) -> ExitStatus {
         ended(&mut self.child)

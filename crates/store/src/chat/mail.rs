@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Store,
     error::Result,
-    sql::{Arg, Row, Sql, damaged, exists, look, one, transact},
+    sql::{Arg, EMPTY, Row, Sql, damaged, exists, look, one, transact},
 };
 
 /// Devices of a user that are told of something.
@@ -105,10 +105,16 @@ impl Store {
         look!(self, user, other_homes)
     }
 
-    /// The oldest mail that waits, without that of `except`.
-    pub async fn waiting_mail(&self, except: Vec<NodeId>, limit: u64) -> Result<Vec<NumberedMail>> {
-        let asked = (except, limit);
-        look!(self, asked, waiting)
+    /// Users for whom mail waits, by their keys, those after `after`.
+    pub async fn mail_users(&self, after: Option<NodeId>, limit: u64) -> Result<Vec<NodeId>> {
+        let asked = (after, limit);
+        look!(self, asked, users)
+    }
+
+    /// The oldest mail that waits for these users. There is none where nobody is named.
+    pub async fn mail_of(&self, users: Vec<NodeId>, limit: u64) -> Result<Vec<NumberedMail>> {
+        let asked = (users, limit);
+        look!(self, asked, mail_of)
     }
 
     /// Deletes mail that has arrived, and what nobody has taken since `before_ms`.
@@ -180,24 +186,28 @@ pub(super) async fn write<S: Sql>(sql: &S, user: &NodeId, mail: &Mail, at_ms: u6
     Ok(true)
 }
 
-async fn waiting<S: Sql>(
+async fn users<S: Sql>(sql: &S, (after, limit): &(Option<NodeId>, u64)) -> Result<Vec<NodeId>> {
+    let text =
+        "SELECT DISTINCT user_key FROM home_mail WHERE user_key > ?1 ORDER BY user_key LIMIT ?2";
+    let after: Arg<'_> = after.as_ref().map_or(EMPTY, |user| &user.as_bytes()[..]).into();
+    let rows = sql.rows(text, &[after, (*limit).into()]).await?;
+    rows.into_iter().map(|mut row| row.key(0)).collect()
+}
+
+async fn mail_of<S: Sql>(
     sql: &S,
-    (except, limit): &(Vec<NodeId>, u64),
+    (users, limit): &(Vec<NodeId>, u64),
 ) -> Result<Vec<NumberedMail>> {
-    let mut args: Vec<Arg<'_>> = vec![(*limit).into()];
-    let mut skipped = String::new();
-    for user in except {
-        args.push(user.into());
-        let comma = if skipped.is_empty() { "" } else { ", " };
-        skipped.push_str(&format!("{comma}?{}", args.len()));
+    if users.is_empty() {
+        return Ok(Vec::new());
     }
-    let condition = if except.is_empty() {
-        String::new()
-    } else {
-        format!("WHERE user_key NOT IN ({skipped})")
-    };
+    let mut args: Vec<Arg<'_>> = vec![(*limit).into()];
+    args.extend(users.iter().map(Arg::from));
+    let places: Vec<String> = (2..=args.len()).map(|n| format!("?{n}")).collect();
     let text = format!(
-        "SELECT n, user_key, body FROM home_mail {condition} ORDER BY n, user_key LIMIT ?1"
+        "SELECT n, user_key, body FROM home_mail WHERE user_key IN ({})
+         ORDER BY n, user_key LIMIT ?1",
+        places.join(", ")
     );
     let rows = sql.rows(&text, &args).await?;
     let read = |mut row: Row| {

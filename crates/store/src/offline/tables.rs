@@ -508,6 +508,12 @@ pub(super) const TABLES: &[Table] = &[
         None,
         &[("system", Bytes), ("process", Bytes), ("clock", Number), ("how", Number)],
     ),
+    table(
+        "social_quotas",
+        "system",
+        None,
+        &[("system", Bytes), ("bytes", Number), ("events_per_sec", Number), ("set_at_ms", Number)],
+    ),
     table("social_moderation", "seq", None, &[("seq", Number), ("state", Number), ("tags", Text)]),
 ];
 

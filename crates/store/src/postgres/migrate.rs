@@ -19,6 +19,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/postgres/V8__homes.sql"),
     include_str!("../../migrations/postgres/V9__grants.sql"),
     include_str!("../../migrations/postgres/V10__kind_index.sql"),
+    include_str!("../../migrations/postgres/V11__social_quotas.sql"),
 ];
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);
 

@@ -47,7 +47,7 @@ pub(super) struct Work<'d, S> {
 /// Takes a request's events in. What goes over a limit is refused whole, as an error that undoes the write.
 pub(super) async fn ingest<S: Sql>(sql: &S, given: Ingest) -> Result<IngestReport> {
     let mut work = Work::begin(sql).await?;
-    let Ingest { mut events, max_system_bytes, notes } = given;
+    let Ingest { mut events, max_system_bytes, max_bytes_of, notes } = given;
     let all = events.len();
     // The first of two under one name stays, as it would in two requests.
     events.sort_by_key(Event::key);
@@ -56,9 +56,8 @@ pub(super) async fn ingest<S: Sql>(sql: &S, given: Ingest) -> Result<IngestRepor
     if fresh.is_empty() {
         return Ok(IngestReport::of_duplicates(all));
     }
-    if let Some(max) = max_system_bytes
-        && let Some(system) = work.over_quota(&fresh, max)
-    {
+    let max = |system: &SystemKey| max_bytes_of.get(system).copied().unwrap_or(max_system_bytes);
+    if let Some(system) = work.over_quota(&fresh, max) {
         return Err(StoreError::Over(Over { system, what: OverWhat::Bytes }));
     }
     work.refuse(&mut fresh).await?;

@@ -22,6 +22,7 @@ const STEPS: &[&str] = &[
     include_str!("../../migrations/sqlite/V8__homes.sql"),
     include_str!("../../migrations/sqlite/V9__grants.sql"),
     include_str!("../../migrations/sqlite/V10__kind_index.sql"),
+    include_str!("../../migrations/sqlite/V11__social_quotas.sql"),
 ];
 
 const _: () = assert!(STEPS.len() as i64 == SCHEMA_VERSION);

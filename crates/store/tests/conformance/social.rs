@@ -19,8 +19,8 @@ use crate::{keys::key, place::Place};
 
 /// One device of somebody.
 pub struct Device {
-    key: SigningKey,
-    writer: EventWriter,
+    pub key: SigningKey,
+    pub writer: EventWriter,
 }
 
 impl Device {
@@ -33,7 +33,7 @@ impl Device {
         self.writer.write(&self.key, draft, unix_ms).unwrap()
     }
 
-    fn post(&mut self, text: &str, unix_ms: u64) -> Event {
+    pub fn post(&mut self, text: &str, unix_ms: u64) -> Event {
         self.write(Draft::post(text, None), unix_ms)
     }
 
@@ -47,8 +47,12 @@ pub fn about(event: &Event) -> Reference {
 }
 
 pub async fn ingest(store: &Store, events: &[Event]) -> IngestReport {
-    let given =
-        Ingest { events: events.to_vec(), max_system_bytes: None, notes: BTreeMap::default() };
+    let given = Ingest {
+        events: events.to_vec(),
+        max_system_bytes: None,
+        max_bytes_of: BTreeMap::default(),
+        notes: BTreeMap::default(),
+    };
     match store.social_ingest(given).await.unwrap() {
         Ingested::Done(report) => report,
         refused => panic!("{refused:?}"),
@@ -459,6 +463,7 @@ pub async fn operators_and_owners_are_obeyed(place: Place) {
     let given = Ingest {
         events: vec![next.clone()],
         max_system_bytes: None,
+        max_bytes_of: BTreeMap::default(),
         notes: [(next.key(), note)].into(),
     };
     store.social_ingest(given).await.unwrap();
@@ -475,6 +480,7 @@ pub async fn operators_and_owners_are_obeyed(place: Place) {
     let over = Ingest {
         events: vec![bob.post("too much", 7)],
         max_system_bytes: Some(100),
+        max_bytes_of: BTreeMap::default(),
         notes: BTreeMap::default(),
     };
     let refused = store.social_ingest(over).await.unwrap();
@@ -484,67 +490,6 @@ pub async fn operators_and_owners_are_obeyed(place: Place) {
     let (systems, events, waiting) = store.social_totals().await.unwrap();
     assert_eq!((systems, events, waiting), (2, 5, 0));
     assert!(matches!(first.body(), Body::Text(_)));
-    store.close().await;
-}
-
-async fn refusal(store: &Store, events: &[Event]) -> Option<OverWhat> {
-    let given =
-        Ingest { events: events.to_vec(), max_system_bytes: None, notes: BTreeMap::default() };
-    match store.social_ingest(given).await.unwrap() {
-        Ingested::Over(over) => Some(over.what),
-        Ingested::Done(_) => None,
-    }
-}
-
-pub async fn what_an_identity_may_hold_is_bounded(place: Place) {
-    let store = place.open().await;
-    let device = |n: u64| {
-        let mut process = [0; 16];
-        process[..8].copy_from_slice(&n.to_le_bytes());
-        Device { key: key(1), writer: EventWriter::new(ProcessId::from_bytes(process)) }
-    };
-    let first_of = |n: u64| device(n).post("mine", 5);
-    let crowd: Vec<Event> = (0..1_024).map(first_of).collect();
-    let system = crowd[0].system();
-    for some in crowd.chunks(256) {
-        assert_eq!(refusal(&store, some).await, None);
-    }
-    let version = store.social_version(system).await.unwrap();
-    let more = [first_of(2_000), Device::new(2, 2).post("beside it", 6)];
-    assert_eq!(refusal(&store, &more).await, Some(OverWhat::Processes));
-    // A Delete names a process as well.
-    let delete = device(0).write(Draft::delete(&more[0]).unwrap(), 7);
-    let mut late = device(0);
-    late.post("mine", 5);
-    let delete_of_unknown = late.write(Draft::delete(&more[0]).unwrap(), 7);
-    assert_eq!(delete.clock(), 1);
-    assert_eq!(refusal(&store, &[delete_of_unknown]).await, Some(OverWhat::Processes));
-    assert_eq!(store.social_version(system).await.unwrap(), version, "nothing has changed");
-    assert!(held(&store, more[1].system()).await.is_empty(), "a request is refused whole");
-    let usage = store.social_usage(Some(system), 1).await.unwrap();
-    assert_eq!((usage[0].processes, usage[0].events), (1_024, 1_024));
-
-    // Every other clock: each leaves a gap.
-    let mut scattered = Device::new(3, 3);
-    let odd: Vec<Event> = (0..20_100)
-        .map(|n| scattered.post("x", n))
-        .filter(|event| event.clock() % 2 == 1)
-        .collect();
-    let mut refused = None;
-    for some in odd.chunks(1_000) {
-        refused = refusal(&store, some).await;
-        if refused.is_some() {
-            break;
-        }
-    }
-    assert_eq!(refused, Some(OverWhat::Gaps));
-    let intervals = held(&store, scattered.system()).await[0].1.len();
-    assert_eq!(intervals, 10_000);
-    // What joins intervals is welcome.
-    let mut again = Device::new(3, 3);
-    let even: Vec<Event> =
-        (0..100).map(|n| again.post("x", n)).filter(|event| event.clock() % 2 == 0).collect();
-    assert_eq!(refusal(&store, &even).await, None);
     store.close().await;
 }
 

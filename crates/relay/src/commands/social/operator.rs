@@ -185,7 +185,7 @@ impl Usage {
     }
 }
 
-fn list(app: &App, answer: &Value, columns: &[&str], empty: &str) -> Outcome {
+pub(super) fn list(app: &App, answer: &Value, columns: &[&str], empty: &str) -> Outcome {
     let items = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
     if items.is_empty() {
         app.advice(empty);
@@ -194,12 +194,12 @@ fn list(app: &App, answer: &Value, columns: &[&str], empty: &str) -> Outcome {
     Ok(0)
 }
 
-async fn post(app: &App, path: &str, body: &Value) -> Outcome {
+pub(super) async fn post(app: &App, path: &str, body: &Value) -> Outcome {
     call(app, Request::post(path, body)).await?;
     Ok(0)
 }
 
-async fn call(app: &App, request: Request) -> Result<Value, Failure> {
+pub(super) async fn call(app: &App, request: Request) -> Result<Value, Failure> {
     let client = app.client().await?;
     client.call(request).await.map_err(|error| Failure::of(error, "the social layer"))
 }

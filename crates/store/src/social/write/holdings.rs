@@ -67,7 +67,7 @@ impl<S: Sql> Work<'_, S> {
     pub(super) fn over_quota(
         &self,
         fresh: &BTreeMap<EventKey, Event>,
-        max: u64,
+        max: impl Fn(&SystemKey) -> Option<u64>,
     ) -> Option<SystemKey> {
         let mut sums: BTreeMap<SystemKey, u64> = BTreeMap::new();
         for event in fresh.values() {
@@ -75,7 +75,7 @@ impl<S: Sql> Work<'_, S> {
         }
         sums.into_iter().find_map(|(system, sum)| {
             let held = self.systems.get(&system).map_or(0, |row| row.bytes.max(0) as u64);
-            (held + sum > max).then_some(system)
+            max(&system).is_some_and(|max| held + sum > max).then_some(system)
         })
     }
 
