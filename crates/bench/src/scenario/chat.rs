@@ -57,8 +57,9 @@ const ENV: usize = 512;
 /// Frames shorter than this are answers, not messages.
 const EVENT_BYTES: usize = 400;
 
-/// No rate gets into the way.
+/// No rate gets into the way, and no session ends by itself.
 pub(super) const FREE: &str = "[chat]
+session_ttl = \"24h\"
 sends_per_min = 0
 frames_per_sec = 0
 user_frames_per_sec = 0
